@@ -1,0 +1,53 @@
+// The commands of the zeroplan program. Each takes what was parsed, prints the answer on stdout (progress and errors on stderr) and returns the exit code.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/options.h"
+
+namespace zeroplan::cli {
+
+struct FitOptions {
+  QuestionFlags question;
+  bool json = false;
+  bool strict = false;       ///< tight counts as no
+  std::string save;          ///< write plan.json here
+};
+int fit(const FitOptions& options);
+
+struct ProveOptions {
+  QuestionFlags question;
+  bool json = false;
+  bool no_run = false;       ///< only the rungs that need no executor
+};
+int prove(const ProveOptions& options);
+
+struct RunCommandOptions {
+  std::string plan;
+  std::vector<std::string> passed_on;  ///< flags of zeroplan-run
+  std::string log;                     ///< also write the JSON Lines here
+  bool json = false;                   ///< JSON Lines on stdout instead of a table
+};
+int run(const RunCommandOptions& options);
+
+struct PrepareOptions {
+  std::string text, out;
+  bool json = false;
+};
+int prepare(const PrepareOptions& options);
+
+struct TimelineOptions {
+  QuestionFlags question;
+  std::string out;      ///< FILE.json: Chrome trace; FILE.jsonl: JSON Lines; empty: picture on the terminal
+  std::int64_t width = 100;
+};
+int timeline(const TimelineOptions& options);
+
+int doctor(bool json);
+int list(const std::string& what, bool json);
+int show(const std::string& name);
+
+}  // namespace zeroplan::cli

@@ -1,0 +1,31 @@
+// The readers behind model_from_config and cluster_from_json, for files that hold a model or a cluster as a part (plan.json), so that
+// errors point into the whole file; and what makes a Model's sizes unusable, whether it came from a file or from code.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "planner/core/cluster.h"
+#include "planner/core/json_fields.h"
+#include "planner/core/model.h"
+
+namespace zeroplan {
+
+inline constexpr std::int64_t kLargestSize = std::int64_t{1} << 31;    ///< of any one size of a model
+inline constexpr std::int64_t kMostLayers = std::int64_t{1} << 20;     ///< lists and addresses are per layer
+inline constexpr std::int64_t kMostParameters = 1'000'000'000'000'000; ///< 10^15; no model is near
+
+struct SizeProblem {
+  std::string_view key;  ///< of config.json: "num_key_value_heads"
+  std::string problem;
+};
+
+/// The first thing wrong with the model's sizes; nullopt if every count and every product of them can be computed.
+std::optional<SizeProblem> find_size_problem(const Model& model);
+
+Model read_model(const JsonFields& config);
+Cluster read_cluster(const JsonFields& fields);
+
+}  // namespace zeroplan

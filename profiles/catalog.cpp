@@ -1,0 +1,104 @@
+#include "profiles/catalog.h"
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <span>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "planner/core/error.h"
+#include "planner/core/nearest.h"
+#include "planner/core/plan.h"
+#include "profiles/embedded.h"
+
+namespace zeroplan {
+
+namespace {
+
+bool equal_ignoring_case(std::string_view a, std::string_view b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
+}
+
+const EmbeddedFile* find(std::span<const EmbeddedFile> files, std::string_view name) {
+  for (const EmbeddedFile& file : files)
+    if (equal_ignoring_case(file.name, name)) return &file;
+  return nullptr;
+}
+
+std::vector<std::string_view> sorted_names(std::span<const EmbeddedFile> files) {
+  std::vector<std::string_view> names;
+  for (const EmbeddedFile& file : files) names.push_back(file.name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::optional<std::string_view> text_of(const EmbeddedFile* file) {
+  if (file == nullptr) return std::nullopt;
+  return file->text;
+}
+
+std::string all_of(const std::vector<std::string_view>& names) { return fmt::format("Known: {}", fmt::join(names, ", ")); }
+
+std::string suggestion(const std::vector<std::string_view>& names, std::string_view asked) {
+  const std::string near = did_you_mean(names, asked, 4);
+  return near.empty() ? all_of(names) : near;
+}
+
+Model read_embedded(const EmbeddedFile& file) {
+  return model_from_config(nlohmann::json::parse(file.text), fmt::format("profiles/models/{}.json", file.name));
+}
+
+}  // namespace
+
+std::vector<std::string_view> model_names() { return sorted_names(embedded_models()); }
+std::vector<std::string_view> device_names() { return sorted_names(embedded_devices()); }
+
+std::optional<std::string_view> model_config_text(std::string_view name) { return text_of(find(embedded_models(), name)); }
+std::optional<std::string_view> device_text(std::string_view name) { return text_of(find(embedded_devices(), name)); }
+
+std::optional<std::string_view> nearest_name(const std::vector<std::string_view>& names, std::string_view asked) {
+  const std::vector<std::string_view> near = nearest_names(names, asked, 1);
+  if (near.empty()) return std::nullopt;
+  return near.front();
+}
+
+Model catalogue_model(std::string_view name) {
+  if (const EmbeddedFile* file = find(embedded_models(), name)) return read_embedded(*file);
+  throw UsageError(fmt::format("{}: no model of that name. {}", name, suggestion(model_names(), name)));
+}
+
+DeviceProfile catalogue_device(std::string_view name) {
+  const EmbeddedFile* file = find(embedded_devices(), name);
+  if (file == nullptr) throw UsageError(fmt::format("{}: no device of that name. {}", name, suggestion(device_names(), name)));
+  return device_from_json(nlohmann::json::parse(file->text), fmt::format("profiles/gpus/{}.json", file->name));
+}
+
+Cluster cluster_from_name(const std::string& text) {
+  const std::optional<ClusterName> name = parse_cluster_name(text);
+  if (!name)
+    throw UsageError(fmt::format("{}: is not a cluster. Accepted: DEVICE, NxDEVICE or NODESxNxDEVICE, such as 8xa100-80g or 2x8xh100-80g. {}", text,
+                                 all_of(device_names())));
+  Cluster cluster;
+  cluster.device = catalogue_device(name->device);
+  cluster.name = text;
+  cluster.nodes = name->nodes;
+  cluster.gpus_per_node = name->gpus_per_node;
+  cluster.network_bytes_per_s = cluster.device.kind == DeviceKind::cpu ? kDefaultCpuNetworkBytesPerS : kDefaultNetworkBytesPerS;
+  cluster.network_latency_s = kDefaultNetworkLatencyS;
+  return cluster;
+}
+
+Model load_model(const std::string& argument) {
+  if (const EmbeddedFile* file = find(embedded_models(), argument)) return read_embedded(*file);
+  std::filesystem::path path(argument);
+  std::error_code none;
+  if (!std::filesystem::exists(path, none))
+    throw UsageError(fmt::format("{}: is neither a known model nor a file. {}", argument, suggestion(model_names(), argument)));
+  if (std::filesystem::is_directory(path, none)) path /= "config.json";
+  return model_from_config(read_json_file(path.string()), path.string());
+}
+
+}  // namespace zeroplan

@@ -1,0 +1,43 @@
+// The catalogue: models and devices that zeroplan knows by name, embedded in the program. Names are matched without regard to case.
+// Leaves out what the JSON means: planner/core reads it.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "planner/core/cluster.h"
+#include "planner/core/model.h"
+
+namespace zeroplan {
+
+std::vector<std::string_view> model_names();   ///< sorted
+std::vector<std::string_view> device_names();  ///< sorted
+
+/// The text of a model's config.json or a device's profile; nullopt if there is none of that name.
+std::optional<std::string_view> model_config_text(std::string_view name);
+std::optional<std::string_view> device_text(std::string_view name);
+
+/// The name of `names` nearest to what was asked; nullopt if none is near.
+std::optional<std::string_view> nearest_name(const std::vector<std::string_view>& names, std::string_view asked);
+
+/// By catalogue name. Throw UsageError with the nearest names.
+Model catalogue_model(std::string_view name);
+DeviceProfile catalogue_device(std::string_view name);
+
+/// "8xa100-80g", "2x8xh100-80g", "2xcpu": a catalogue device, and between nodes the network below. Throws UsageError with what is
+/// accepted and the nearest names.
+Cluster cluster_from_name(const std::string& text);
+
+/// Between nodes where only a name is given: 400 Gb/s a GPU at 90 % (what published H100 clusters have); for a CPU 10 Gb/s.
+/// A cluster file says otherwise.
+inline constexpr double kDefaultNetworkBytesPerS = 45e9;
+inline constexpr double kDefaultCpuNetworkBytesPerS = 1.1e9;
+inline constexpr double kDefaultNetworkLatencyS = 15e-6;
+
+/// A catalogue name, else the path of a config.json or of a directory that holds one. Throws UsageError with the nearest names if it is
+/// neither, InputError if the file is wrong.
+Model load_model(const std::string& argument);
+
+}  // namespace zeroplan
