@@ -105,7 +105,7 @@ void print_report(const Report& r) {
 
 std::string next_command(const FitOptions& options, const Answer& a, const std::vector<Fix>& fixes) {
   if (a.verdict == Verdict::does_not_fit && !fixes.empty() && fixes.front().answer.verdict != Verdict::does_not_fit)
-    return fmt::format("zeroplan fit {} {}", options.question.as_typed(), change_words(fixes.front().change));
+    return fmt::format("zeroplan fit {}", options.question.as_typed(fixes.front().change));
   if (!options.save.empty()) return fmt::format("zeroplan prove {}", options.save);
   return fmt::format("zeroplan timeline {}", options.question.as_typed());
 }

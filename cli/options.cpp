@@ -84,10 +84,12 @@ Question QuestionFlags::question() const {
   return question;
 }
 
-std::string QuestionFlags::as_typed() const {
+std::string QuestionFlags::as_typed(const std::vector<std::pair<std::string, std::string>>& change) const {
   std::string out = model;
   if (!on.empty()) out += " --on " + on;
-  for (const auto& [key, value] : keys) out += fmt::format(" {} {}", flag_name(key), value);
+  std::map<std::string, std::string> changed = keys;
+  for (const auto& [key, value] : change) changed[key] = value;
+  for (const auto& [key, value] : changed) out += fmt::format(" {} {}", flag_name(key), value);
   for (const std::string& assignment : set) out += " --set " + assignment;
   return out;
 }

@@ -22,13 +22,8 @@ struct QuestionFlags {
 
   /// The question with defaults written out, checked. Throws UsageError or InputError.
   Question question() const;
-  /// The flags that lead to it again, for "next" lines.
-  std::string as_typed() const;
-};
-
-/// Values of the command line that are shared by the commands.
-struct Common {
-  bool json = false;
+  /// The flags that lead to it again, for "next" lines, with some keys changed.
+  std::string as_typed(const std::vector<std::pair<std::string, std::string>>& change = {}) const;
 };
 
 }  // namespace zeroplan::cli

@@ -23,6 +23,14 @@ Bytes overwritten(const void* arena, std::int64_t begin, std::int64_t end) {
   return end > begin ? count_overwritten(static_cast<const char*>(arena) + begin, Bytes(end - begin)) : Bytes();
 }
 
+// Bytes of [begin, end) that were written, in words: a half of a float may equal the poison by chance.
+Bytes written(const void* arena, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t word = 4;
+  const char* memory = static_cast<const char*>(arena) + begin;
+  const std::int64_t words = (end - begin) / word, rest = (end - begin) % word;
+  return Bytes((words - count_poisoned(memory, words, word)) * word + (rest - 2 * count_poisoned(memory + words * word, rest / 2, 2)));
+}
+
 }  // namespace
 
 ArenaMeter::ArenaMeter(const Program& program, const LinearProgram& linear, const Layout& layout) {
@@ -39,7 +47,7 @@ ArenaMeter::ArenaMeter(const Program& program, const LinearProgram& linear, cons
 
 ArenaMeter::Reading ArenaMeter::read(const void* arena, Bytes bytes) const {
   Reading out;
-  for (const auto& [begin, end] : storages_) out.touched += overwritten(arena, begin, end);
+  for (const auto& [begin, end] : storages_) out.touched += written(arena, begin, end);
   out.outside = outside(arena, bytes);
   out.high_water = Bytes(round_up(highest_overwritten(arena, bytes).value(), kMemoryLineBytes));
   return out;

@@ -30,7 +30,8 @@ struct Bound {
   std::int64_t rows = 0, columns = 0, stride = 0;
   Dtype dtype = Dtype::fp32;
   Access access = Access::read;
-  std::int64_t bytes() const { return rows * columns * size_of(dtype); }
+  std::int64_t elems() const { return rows * columns; }
+  std::int64_t bytes() const { return elems() * size_of(dtype); }
 };
 
 /// One instruction with everything it touches.

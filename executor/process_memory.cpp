@@ -1,6 +1,7 @@
 #include "executor/process_memory.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <bit>
 #include <cassert>
 #include <cstddef>
@@ -11,6 +12,7 @@
 #include <string_view>
 #include <utility>
 
+#include <fmt/format.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -29,7 +31,7 @@ using Half [[gnu::may_alias]] = std::uint16_t;
 constexpr auto kFirstPoisonByte = static_cast<unsigned char>(std::endian::native == std::endian::little ? kPoisonHalf & 0xff : kPoisonHalf >> 8);
 
 Bytes kib_after(std::string_view text, std::string_view key) {
-  const std::size_t at = text.find("\n" + std::string(key) + ":");
+  const std::size_t at = text.find(fmt::format("\n{}:", key));
   if (at == std::string_view::npos) return {};
   std::istringstream rest{std::string(text.substr(at + key.size() + 2, 64))};
   std::int64_t kib = 0;
@@ -91,7 +93,7 @@ std::int64_t available_up(const std::string& mount, std::string path, const Cgro
   }
 }
 
-bool names_memory(std::string_view controllers) { return ("," + std::string(controllers) + ",").find(",memory,") != std::string::npos; }
+bool names_memory(std::string_view controllers) { return fmt::format(",{},", controllers).find(",memory,") != std::string::npos; }
 
 // A line of /proc/self/cgroup: "4:memory:/a/b" (v1) or "0::/a/b" (v2).
 std::int64_t available_by_line(const std::string& root, const std::string& line, std::int64_t available) {
@@ -162,6 +164,21 @@ void poison(void* memory, Bytes bytes) {
 
 Bytes count_overwritten(const void* memory, Bytes bytes) {
   return Bytes(kUnit * overwritten_units(units_of(memory), bytes.value() / kUnit) + (odd_byte_overwritten(memory, bytes) ? 1 : 0));
+}
+
+std::int64_t count_poisoned(const void* memory, std::int64_t elements, std::int64_t element_bytes) {
+  const auto count = [&]<class Word>(Word poison_word) {
+    const auto* words = static_cast<const Word*>(memory);
+    std::int64_t sum = 0;
+    for (std::int64_t i = 0; i < elements; ++i) sum += words[i] == poison_word;
+    return sum;
+  };
+  switch (element_bytes) {
+    case 2: return count(kPoisonHalf);
+    case 4: return count(kPoisonWord);
+    case 8: return count(std::uint64_t{kPoisonWord} << 32 | kPoisonWord);
+    default: throw std::invalid_argument("count_poisoned: elements have 2, 4 or 8 bytes");
+  }
 }
 
 Bytes highest_overwritten(const void* memory, Bytes bytes) {

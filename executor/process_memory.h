@@ -40,6 +40,9 @@ inline constexpr std::uint32_t kPoisonWord = 0xfff5fff5;
 void poison(void* memory, Bytes bytes);
 /// Bytes in units of two that no longer hold the poison.
 Bytes count_overwritten(const void* memory, Bytes bytes);
+/// Elements of 2, 4 or 8 bytes of which every unit still holds the poison. A finite float never does, though half of one may by chance: this, not
+/// count_overwritten, says whether data was written. `memory` is aligned to the element.
+std::int64_t count_poisoned(const void* memory, std::int64_t elements, std::int64_t element_bytes);
 /// Offset just past the last unit that no longer holds the poison; 0 if all do.
 Bytes highest_overwritten(const void* memory, Bytes bytes);
 

@@ -56,8 +56,8 @@ class PoisonObserver final : public Observer {
     each_operand(at, [&](const Bound& o) {
       if (o.access == Access::read) return;
       // zero_gaps writes only what the parameters leave over; everything else fills what it declares.
-      const Bytes written = count_overwritten(o.data, Bytes(o.bytes()));
-      if (prepared.instruction->op != Op::zero_gaps && written < Bytes(o.bytes())) note(at, fmt::format("leaves {} declared bytes unwritten or NaN", o.bytes() - written.value()));
+      const std::int64_t unwritten = count_poisoned(o.data, o.elems(), size_of(o.dtype));
+      if (prepared.instruction->op != Op::zero_gaps && unwritten > 0) note(at, fmt::format("leaves {} of {} declared elements unwritten or NaN", unwritten, o.elems()));
       std::memcpy(shadow_of(o), o.data, static_cast<std::size_t>(o.bytes()));
     });
     each_operand(at, [&](const Bound& o) {
