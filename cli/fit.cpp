@@ -92,7 +92,7 @@ void print_report(const Report& r) {
   const Traffic& t = a.estimate.traffic;
   fmt::print("  traffic    a step: all-gather {} | reduce-scatter {} | all-reduce {}\n", format_gib(Bytes(t.all_gather_bytes)), format_gib(Bytes(t.reduce_scatter_bytes)), format_gib(Bytes(t.all_reduce_bytes)));
   fmt::print("  time       about {} a step, {:.0f} tokens/s a GPU", format_seconds(a.step_s()), a.tokens_per_s_per_gpu());
-  if (a.question.cluster.device.peak_bf16_flops_per_s > 0) fmt::print(", MFU {:.0f} % (6N + 6LHS, data sheet bf16)", 100 * a.mfu_ratio());
+  if (a.question.cluster.device.peak_bf16_flops_per_s > 0) fmt::print(", MFU {:.0f} % (6N + 6LhDS a token, of the data sheet's bf16)", 100 * a.mfu_ratio());
   fmt::print("\n");
   fmt::print("  host       nothing offloaded; {}\n\n", a.question.cluster.host_bytes ? fmt::format("{} a node", format_gib(*a.question.cluster.host_bytes)) : std::string("host memory of a node is unknown (--host-memory)"));
   fmt::print("the other stages, all else equal\n");
@@ -121,7 +121,7 @@ int fit(const FitOptions& options) {
   for (std::int64_t stage = 0; stage <= 3; ++stage) {
     Question other = question;
     other.plan.stage = stage;
-    report.stages.push_back(stage == question.plan.stage ? report.answer : answer(other, compiler, pricer, false));
+    report.stages.push_back(stage == question.plan.stage ? report.answer : answer(other, compiler, pricer, true));
   }
   report.next = next_command(options, report.answer, report.fixes);
   if (!options.save.empty()) write_file_atomically(options.save, plan_to_json(question).dump(2) + "\n");

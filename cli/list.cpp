@@ -45,7 +45,7 @@ int list(const std::string& what, bool as_json) {
   }
   for (const json& row : rows) {
     if (what == "models") fmt::print("{:<20} {:<10} {:>9} parameters, {} layers of {}\n", row["name"].get<std::string>(), row["type"].get<std::string>(), format_count(row["parameters"].get<double>()), row["layers"].get<std::int64_t>(), row["hidden_size"].get<std::int64_t>());
-    else if (what == "gpus") fmt::print("{:<16} {:>10}  {:>6.0f} TFLOP/s bf16 matmul achieved, {}\n", row["name"].get<std::string>(), format_gib(Bytes(row["capacity_bytes"].get<std::int64_t>())), row["matmul_bf16_flops_per_s"].get<double>() / 1e12, format_bandwidth(row["memory_bytes_per_s"].get<double>()));
+    else if (what == "gpus") fmt::print("{:<16} {:>10}  {:>8.4g} TFLOP/s bf16 matmul achieved, {}\n", row["name"].get<std::string>(), format_gib(Bytes(row["capacity_bytes"].get<std::int64_t>())), row["matmul_bf16_flops_per_s"].get<double>() / 1e12, format_bandwidth(row["memory_bytes_per_s"].get<double>()));
     else fmt::print("{:<22} {:<34} {}\n", row["name"].get<std::string>(), row["values"].get<std::string>(), row["help"].get<std::string>());
   }
   return 0;

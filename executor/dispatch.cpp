@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -5,6 +7,7 @@
 #include "executor/initialization.h"
 #include "executor/interpreter.h"
 #include "executor/kernels/kernels.h"
+#include "planner/core/error.h"
 #include "planner/engines/zeroplan_storages.h"
 
 namespace zeroplan {
@@ -16,6 +19,14 @@ template <class T>
 k::Matrix<T> matrix(const Bound& b) { return {static_cast<T*>(b.data), b.rows, b.columns, b.stride}; }
 template <class T>
 T* pointer(const Bound& b) { return static_cast<T*>(b.data); }
+
+// Kernels index rows by these ids: an id outside the vocabulary must not become an address.
+const std::int32_t* token_ids(const Bound& b, std::int64_t vocab) {
+  const auto* ids = pointer<const std::int32_t>(b);
+  for (std::int64_t i = 0; i < b.rows; ++i)
+    if (ids[i] < 0 || ids[i] >= vocab) throw RunError(fmt::format("token {} of a micro batch is {}, outside the vocabulary of {}", i, ids[i], vocab));
+  return ids;
+}
 
 }  // namespace
 
@@ -57,8 +68,8 @@ void Dispatch::compute(const Prepared& p) {
   const std::size_t last = p.count - 1;
 
   switch (p.instruction->op) {
-    case Op::embedding: return k::embedding<T>(pointer<std::int32_t>(o[0]), in(1), out(2));
-    case Op::embedding_backward: return k::embedding_backward<T, G>(pointer<std::int32_t>(o[0]), in(1), matrix<G>(o[2]), accumulate);
+    case Op::embedding: return k::embedding<T>(token_ids(o[0], m.vocab_size), in(1), out(2));
+    case Op::embedding_backward: return k::embedding_backward<T, G>(token_ids(o[0], m.vocab_size), in(1), matrix<G>(o[2]), accumulate);
     case Op::rms_norm: return k::rms_norm<T>(in(0), pointer<T>(o[1]), m.norm_eps, out(2), pointer<k::Acc<T>>(o[3]));
     case Op::rms_norm_apply: return k::rms_norm_apply<T>(in(0), pointer<T>(o[1]), pointer<k::Acc<T>>(o[2]), out(3));
     case Op::rms_norm_backward:
@@ -91,7 +102,7 @@ void Dispatch::compute(const Prepared& p) {
     case Op::swiglu_backward: return k::swiglu_backward<T>(out(0), out(1));
     case Op::cross_entropy: {
       const double tokens = static_cast<double>(q.tokens_per_micro_batch()) * static_cast<double>(q.plan.accumulate) * static_cast<double>(q.cluster.world_size());
-      return k::cross_entropy<T>(out(0), pointer<std::int32_t>(o[1]), 1.0 / tokens, pointer<k::Acc<T>>(o[2]));
+      return k::cross_entropy<T>(out(0), token_ids(o[1], m.vocab_size), 1.0 / tokens, pointer<k::Acc<T>>(o[2]));
     }
     case Op::loss_sum: {
       double& sum = *pointer<double>(o[1]);

@@ -127,13 +127,14 @@ class RankRun {
 
   void one_step(Interpreter& interpreter, AllocationWatch& watch, const Arena& arena, std::int64_t step) {
     const double rate = learning_rate_at(question_, options_, step);
+    if (step > 1) poison(window(arena), window_bytes());
     const auto begin = std::chrono::steady_clock::now();
     watch.arm();
     const StepResult result = interpreter.run_step(step, rate);
     watch.disarm();
     const double step_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     measure(arena, step);
-    const Bytes surprise = outside_ + Bytes(watch.surprises().peak_bytes);
+    const Bytes surprise = surprise_ = outside_ + Bytes(watch.surprises().peak_bytes);
     last_ = result;
     if (!result.finite()) throw RunError(fmt::format("step {}: loss {} or gradient norm {} is not a finite number; lower --learning-rate or set --clip-norm", step, result.loss, result.gradient_norm));
     if (!prints() && surprise == Bytes()) return;
@@ -144,7 +145,8 @@ class RankRun {
     if (watch.surprises().count > 0 && surprise > Bytes()) print({{"event", "surprise"}, {"rank", context_.rank}, {"step", step}, {"first", watch.surprises().first}});
   }
 
-  // The arena was poisoned before the run: what no longer holds the poison was used. After the first step only what must stay poison is looked at again.
+  // The arena was poisoned before the run: what no longer holds the poison was used. Later steps poison its top again before they begin, so that every step's own
+  // high water is seen, and look at what must stay poison.
   void measure(const Arena& arena, std::int64_t step) {
     if (step == 1) {
       const ArenaMeter::Reading reading = meter_.read(arena.data(), arena.bytes());
@@ -153,9 +155,15 @@ class RankRun {
       baseline_ = process_memory().anonymous_bytes;  // libraries have made their own buffers by now
       return;
     }
+    const Bytes top = highest_overwritten(window(arena), window_bytes());
+    high_water_ = top == Bytes() ? Bytes() : Bytes(round_up((compiled_.layout.arena_bytes - window_bytes() + top).value(), kMemoryLineBytes));
     outside_ = meter_.outside(arena.data(), arena.bytes());
     growth_ = std::max(growth_, process_memory().anonymous_bytes - baseline_);
   }
+
+  // The top of the arena that no step leaves anything in: at most 1 MiB, above what persists.
+  Bytes window_bytes() const { return std::min(Bytes(1 << 20), compiled_.layout.arena_bytes - Bytes(round_up(compiled_.layout.persistent_bytes.value(), kMemoryLineBytes))); }
+  void* window(const Arena& arena) const { return static_cast<char*>(arena.data()) + (compiled_.layout.arena_bytes - window_bytes()).value(); }
 
   void end_line() {
     if (!prints()) return;
@@ -163,7 +171,7 @@ class RankRun {
     const Traffic planned = fold_traffic(compiled_.program);
     const std::int64_t steps = std::max<std::int64_t>(1, options_.steps);
     print({{"event", "end"}, {"rank", context_.rank}, {"steps", options_.steps}, {"loss", last_.loss}, {"predicted_peak_bytes", compiled_.layout.arena_bytes.value()},
-           {"measured_peak_bytes", (high_water_ + outside_).value()}, {"process_growth_bytes", growth_.value()},
+           {"measured_peak_bytes", (high_water_ + surprise_).value()}, {"process_growth_bytes", growth_.value()},
            {"communication_bytes", {{"all_gather", (counts.all_gather_bytes - counts_at_start_.all_gather_bytes) / steps},
                                     {"reduce_scatter", (counts.reduce_scatter_bytes - counts_at_start_.reduce_scatter_bytes) / steps},
                                     {"all_reduce", (counts.all_reduce_bytes - counts_at_start_.all_reduce_bytes) / steps}}},
@@ -177,7 +185,7 @@ class RankRun {
   Compiled compiled_;
   ArenaMeter meter_;
   CollectiveCounts counts_at_start_;
-  Bytes high_water_, outside_, baseline_, growth_;
+  Bytes high_water_, outside_, surprise_, baseline_, growth_;
   StepResult last_;
 };
 

@@ -10,8 +10,10 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "planner/core/dtype.h"
@@ -130,16 +132,17 @@ struct Traffic {
 
 /// A straight list of instructions. Immutable once built; shared between Programs that need the same one.
 struct Fragment {
-  std::string_view name;  ///< "block.backward"
+  // What a price reads comes first, so that it shares cache lines.
   Phase phase = Phase::forward;
   UnitKind unit = UnitKind::block;
   bool rotates_events = false;
+  Traffic traffic;
+  FragmentMemory memory;
+  std::string_view name;  ///< "block.backward"
   std::vector<Instruction> instructions;
   std::vector<Operand> operands;
   std::vector<InstanceRef> births, deaths;
   std::vector<Wait> waits;
-  FragmentMemory memory;
-  Traffic traffic;
 
   struct Range { const Operand* first; const Operand* last; const Operand* begin() const { return first; } const Operand* end() const { return last; }
                  std::size_t size() const { return static_cast<std::size_t>(last - first); } const Operand& operator[](std::size_t i) const { return first[i]; } };
@@ -156,10 +159,29 @@ struct Node {
   std::uint32_t size = 1;      ///< nodes of this subtree, itself included
 };
 
+/// A list that never changes, shared by the Programs that have the same one: a copy is a reference.
+template <class T>
+class SharedList {
+ public:
+  SharedList() = default;
+  SharedList(std::vector<T> items) : owner_(std::make_shared<const std::vector<T>>(std::move(items))), first_(owner_->data()), size_(owner_->size()) {}
+  SharedList(std::initializer_list<T> items) : SharedList(std::vector<T>(items)) {}
+
+  const T& operator[](std::size_t i) const { return first_[i]; }
+  const T* begin() const { return first_; }
+  const T* end() const { return first_ + size_; }
+  std::size_t size() const { return size_; }
+
+ private:
+  std::shared_ptr<const std::vector<T>> owner_;
+  const T* first_ = nullptr;
+  std::size_t size_ = 0;
+};
+
 struct Program {
   Question question;
   std::int64_t rank = 0;
-  std::vector<Storage> storages;  ///< by StorageId
+  SharedList<Storage> storages;  ///< by StorageId
   std::vector<std::shared_ptr<const Fragment>> fragments;
   std::vector<Node> init;  ///< once: births of everything that persists
   std::vector<Node> step;  ///< one optimizer step; every step is this one

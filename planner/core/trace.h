@@ -31,6 +31,9 @@ struct Trace {
   SimTime duration;
 };
 
+/// "block.qkv[3]": the storage of a birth or death.
+std::string instance_name(const Program& program, const TraceEvent& event);
+
 /// The first difference in births, deaths and scratch between two traces of one Program, as a sentence; empty if there is none.
 std::string first_memory_difference(const Program& program, const Trace& expected, const Trace& seen);
 

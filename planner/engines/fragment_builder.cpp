@@ -5,8 +5,8 @@
 
 namespace zeroplan {
 
-FragmentBuilder::FragmentBuilder(std::string_view name, Phase phase, UnitKind unit, const std::vector<Storage>& storages, const OpContext& context)
-    : fragment_(std::make_shared<Fragment>()), storages_(storages), context_(context) {
+FragmentBuilder::FragmentBuilder(std::string_view name, Phase phase, UnitKind unit, SharedList<Storage> storages, const OpContext& context)
+    : fragment_(std::make_shared<Fragment>()), storages_(std::move(storages)), context_(context) {
   fragment_->name = name;
   fragment_->phase = phase;
   fragment_->unit = unit;

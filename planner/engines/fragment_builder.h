@@ -23,7 +23,7 @@ struct EmitOptions {
 
 class FragmentBuilder {
  public:
-  FragmentBuilder(std::string_view name, Phase phase, UnitKind unit, const std::vector<Storage>& storages, const OpContext& context);
+  FragmentBuilder(std::string_view name, Phase phase, UnitKind unit, SharedList<Storage> storages, const OpContext& context);
 
   /// How a storage lives in this fragment, said before the instructions that touch it; storages not mentioned outlive it.
   void lives(InstanceRef instance, Lifetime lifetime);
@@ -53,7 +53,7 @@ class FragmentBuilder {
   void sum_up();
 
   std::shared_ptr<Fragment> fragment_;
-  const std::vector<Storage>& storages_;
+  SharedList<Storage> storages_;
   const OpContext& context_;
   std::vector<Life> lives_;
   std::vector<std::pair<int, InstanceRef>> extra_births_, extra_deaths_;

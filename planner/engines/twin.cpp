@@ -13,6 +13,9 @@ Question twin_of(const Question& question, const DeviceProfile& cpu) {
   model.head_dim = 4;
   model.intermediate_size = 28;
   model.vocab_size = 61;
+  // Positions change values, never sizes: the twin's short sequence is inside every window.
+  model.rope_scaling.clear();
+  model.sliding_window.reset();
 
   const std::int64_t tokens = question.tokens_per_micro_batch(), chunk = std::min(question.plan.loss_chunk_tokens, tokens);
   const std::int64_t chunks = divide_up(tokens, chunk);

@@ -2,12 +2,16 @@
 //
 // A micro batch visits units in positions: 0 embedding, 1..L blocks forward, L+1 head (forward and backward at once, chunk by chunk),
 // L+2..2L+1 blocks backward in reverse, 2L+2 embedding backward (which needs no parameters). At stage 3, position p issues the gathers of position
-// p + prefetch and releases what p used, unless it is used again within the prefetch distance: then it just stays. Every position thus
-// becomes a FragmentKey, equal neighbours become a loop, and the tree has a dozen nodes whatever L is. Cost: O(L) small steps a compile.
+// p + prefetch and releases what p used, unless it is used again within the prefetch distance: then it just stays. That is a position's Moves
+// (Schedule, derived once for a number of blocks and a distance). Every position thus becomes a FragmentKey, equal neighbours become a loop, and the
+// tree has a dozen nodes whatever L is. Cost of a compile whose fragments are remembered: one look-up a node.
 #include "planner/engines/zeroplan.h"
 
 #include <algorithm>
 #include <array>
+#include <deque>
+#include <map>
+#include <optional>
 #include <unordered_map>
 
 #include "planner/engines/zeroplan_fragments.h"
@@ -39,44 +43,64 @@ ContextKey context_key(const Question& q, std::int64_t rank) {
           q.cluster.world_size(), static_cast<int>(q.cluster.device.kind), rank};
 }
 
-struct ContextEntry {
-  explicit ContextEntry(const Question& question, std::int64_t rank) : context(question, rank) {}
-  FragmentContext context;
-  std::unordered_map<FragmentKey, std::shared_ptr<const Fragment>, KeyHash> fragments;
+/// What a Schedule depends on. distance is absent below stage 3: nothing is gathered.
+struct ScheduleKey {
+  std::int64_t blocks = 0;
+  bool tied = false;
+  std::optional<std::int64_t> distance;
+  friend auto operator<=>(const ScheduleKey&, const ScheduleKey&) = default;
 };
 
 // Use-sequence of positions, and the stage-3 gathers and releases along it.
 class Schedule {
  public:
-  explicit Schedule(const Question& question) : q_(question), L_(question.job.model.num_layers) {}
+  explicit Schedule(const ScheduleKey& key);
+  Schedule(const Schedule&) = delete;  // Positions and FragmentKeys point into it
+  Schedule& operator=(const Schedule&) = delete;
 
   std::int64_t positions() const { return 2 * L_ + 3; }
   std::int64_t head() const { return L_ + 1; }
-  bool is_block_forward(std::int64_t p) const { return p >= 1 && p <= L_; }
-  bool is_block_backward(std::int64_t p) const { return p >= L_ + 2 && p <= 2 * L_ + 1; }
   /// The block a leaf at this position is addressed by: its own, or 0 / L for embedding and head.
   std::int64_t block(std::int64_t p) const {
     if (p <= L_) return std::max<std::int64_t>(p - 1, 0);
     return p == head() ? L_ : std::max<std::int64_t>(2 * L_ + 1 - p, 0);
   }
-  /// Gathers, wait and release flags of a position.
-  void describe(std::int64_t p, FragmentKey& key) const;
+  const Moves& moves(std::int64_t p) const { return *at_[static_cast<std::size_t>(p)].moves; }
+  /// The first position after p whose Moves are not p's.
+  std::int64_t change_after(std::int64_t p) const { return at_[static_cast<std::size_t>(p)].change_after; }
 
  private:
   struct Use { UnitKind unit; std::int64_t block; };
+  struct Position { const Moves* moves; std::int64_t change_after; };
   int uses(std::int64_t p, Use (&out)[2]) const;
   bool used_within(Use use, std::int64_t after, std::int64_t last) const;
+  bool gathered_for(Use use, std::int64_t p) const;
+  Moves moves_at(std::int64_t p) const;
 
-  const Question& q_;
-  std::int64_t L_;
+  std::int64_t L_, distance_;
+  bool tied_;
+  std::deque<Moves> distinct_;  // a deque, because Positions point into it while it grows
+  std::vector<Position> at_;
 };
+
+Schedule::Schedule(const ScheduleKey& key) : L_(key.blocks), distance_(key.distance.value_or(0)), tied_(key.tied) {
+  at_.resize(static_cast<std::size_t>(positions()), {&kNoMoves, positions()});
+  if (!key.distance) return;
+  for (std::int64_t p = 0; p < positions(); ++p) {
+    const Moves moves = moves_at(p);
+    auto same = std::find(distinct_.rbegin(), distinct_.rend(), moves);  // mostly its predecessor's
+    if (same == distinct_.rend()) same = (distinct_.push_back(moves), distinct_.rbegin());
+    at_[static_cast<std::size_t>(p)].moves = &*same;
+  }
+  for (std::size_t p = at_.size() - 1; p-- > 0;) at_[p].change_after = at_[p].moves == at_[p + 1].moves ? at_[p + 1].change_after : static_cast<std::int64_t>(p + 1);
+}
 
 int Schedule::uses(std::int64_t p, Use (&out)[2]) const {
   if (p == 0) { out[0] = {UnitKind::embedding, 0}; return 1; }
   if (p == head()) {
     out[0] = {UnitKind::head, 0};
     out[1] = {UnitKind::embedding, 0};
-    return q_.job.model.tie_embeddings ? 2 : 1;
+    return tied_ ? 2 : 1;
   }
   if (p < positions() - 1) { out[0] = {UnitKind::block, block(p)}; return 1; }
   return 0;
@@ -90,33 +114,49 @@ bool Schedule::used_within(Use use, std::int64_t after, std::int64_t last) const
   return false;
 }
 
-// Position q's units are gathered at position q − d, unless their last use before q is at most d positions back: then they were kept.
-void Schedule::describe(std::int64_t p, FragmentKey& key) const {
-  if (q_.plan.stage != 3) return;
-  const std::int64_t d = q_.plan.prefetch_units;
+// A position's units are gathered for it, unless their last use before is at most the distance back: then they were kept.
+bool Schedule::gathered_for(Use use, std::int64_t p) const { return !used_within(use, std::max<std::int64_t>(p - distance_, 0) - 1, p - 1); }
+
+Moves Schedule::moves_at(std::int64_t p) const {
+  Moves moves;
   Use at[2];
-  const auto gathered_for = [&](Use use, std::int64_t q) {
-    for (std::int64_t before = std::max<std::int64_t>(q - d, 0); before < q; ++before)
-      if (used_within(use, before - 1, before)) return false;
-    return true;
-  };
-  const std::int64_t from = p == 0 ? 0 : p + d;
-  for (std::int64_t q = from; q <= std::min(p + d, positions() - 1); ++q)
+  const std::int64_t from = p == 0 ? 0 : p + distance_;
+  for (std::int64_t q = from; q <= std::min(p + distance_, positions() - 1); ++q)
     for (int i = 0, n = uses(q, at); i < n; ++i)
       if (gathered_for(at[i], q))
-        key.gathers[key.gather_count++] = {at[i].unit, static_cast<std::int16_t>(at[i].unit == UnitKind::block ? at[i].block - block(p) : 0),
-                                           static_cast<std::uint8_t>(q - p)};
+        moves.gathers[moves.gather_count++] = {at[i].unit, static_cast<std::int16_t>(at[i].unit == UnitKind::block ? at[i].block - block(p) : 0),
+                                               static_cast<std::uint8_t>(q - p)};
   for (int i = 0, n = uses(p, at); i < n; ++i) {
-    key.wait_gather |= gathered_for(at[i], p);
-    const bool release = !used_within(at[i], p, p + d);
-    (i == 0 ? key.release : key.release_embedding) = release;
+    moves.wait_gather |= gathered_for(at[i], p);
+    (i == 0 ? moves.release : moves.release_embedding) = !used_within(at[i], p, p + distance_);
   }
+  return moves;
 }
+
+/// A fragment that a Compiler remembers, and its index in the Program that was compiled last of those that use it.
+struct Remembered {
+  std::shared_ptr<const Fragment> fragment;
+  std::uint64_t compilation = 0;
+  std::uint16_t index = 0;
+};
+
+struct ContextEntry {
+  explicit ContextEntry(const Question& question, std::int64_t rank) : context(question, rank) {}
+  FragmentContext context;
+  std::unordered_map<FragmentKey, Remembered, KeyHash> fragments;
+};
 
 }  // namespace
 
 struct Compiler::Cache {
   std::unordered_map<ContextKey, std::unique_ptr<ContextEntry>, ContextHash> contexts;
+  std::map<ScheduleKey, Schedule> schedules;  ///< never moved: FragmentKeys point into them
+  std::uint64_t compilations = 0;
+
+  const Schedule& schedule_of(const Question& q) {
+    const ScheduleKey key{q.job.model.num_layers, q.job.model.tie_embeddings, q.plan.stage == 3 ? std::optional(q.plan.prefetch_units) : std::nullopt};
+    return schedules.try_emplace(key, key).first->second;
+  }
 };
 
 namespace {
@@ -124,9 +164,12 @@ namespace {
 // Builds one Program: collects leaves into nodes, equal neighbours into loops.
 class Builder {
  public:
-  Builder(ContextEntry& entry, const Question& question, Program& program) : entry_(entry), q_(question), program_(program), schedule_(question) {}
+  Builder(ContextEntry& entry, const Schedule& schedule, std::uint64_t compilation, Program& program)
+      : entry_(entry), schedule_(schedule), compilation_(compilation), q_(program.question), program_(program) {}
 
   void build() {
+    program_.fragments.reserve(40);
+    program_.step.reserve(64);
     init();
     micro_batches();
     optimizer_step();
@@ -137,12 +180,14 @@ class Builder {
   struct Gradients { bool accumulate_full, accumulate_shard, reduce; friend bool operator==(const Gradients&, const Gradients&) = default; };
 
   std::uint16_t fragment(const FragmentKey& key) {
-    auto& slot = entry_.fragments[key];
-    if (!slot) slot = make_fragment(entry_.context, key);
-    for (std::size_t i = program_.fragments.size(); i-- > 0;)
-      if (program_.fragments[i] == slot) return static_cast<std::uint16_t>(i);
-    program_.fragments.push_back(slot);
-    return static_cast<std::uint16_t>(program_.fragments.size() - 1);
+    Remembered& remembered = entry_.fragments[key];
+    if (!remembered.fragment) remembered.fragment = make_fragment(entry_.context, key);
+    if (remembered.compilation != compilation_) {
+      remembered.compilation = compilation_;
+      remembered.index = static_cast<std::uint16_t>(program_.fragments.size());
+      program_.fragments.push_back(remembered.fragment);
+    }
+    return remembered.index;
   }
   static Node leaf(std::uint16_t fragment, std::int64_t first, std::int64_t step) {
     Node node;
@@ -198,83 +243,82 @@ class Builder {
     }
   }
 
-  FragmentKey key_at(std::int64_t p, const Gradients& gradients) const {
+  bool is_forward(std::int64_t p) const { return p < schedule_.head(); }
+  bool is_recomputed(std::int64_t p) const { return schedule_.block(p) < q_.plan.recomputed_blocks; }
+  bool overlaps() const { return q_.plan.overlap_comm && q_.plan.stage >= 2; }
+
+  FragmentKey key_at(std::int64_t p, Visit visit, const Gradients& gradients) const {
     FragmentKey key;
-    schedule_.describe(p, key);
+    key.moves = &schedule_.moves(p);
+    key.visit = visit;
+    if (visit == Visit::block_forward || visit == Visit::block_backward) key.keep = is_recomputed(p) ? q_.plan.keep : KeepSet::all();
+    if (is_forward(p)) return key;
     key.accumulate_gradients = gradients.accumulate_full;
     key.accumulate_shard = gradients.accumulate_shard;
-    const bool backward = p >= schedule_.head();
-    key.reduce = backward && gradients.reduce;
-    if (!backward) key.accumulate_gradients = key.accumulate_shard = false;
-    const bool retires = backward && p > schedule_.head() && q_.plan.overlap_comm && q_.plan.stage >= 2;
-    if (retires) {
-      const bool previous_is_head = p == schedule_.head() + 1;
-      key.previous = static_cast<std::int8_t>(previous_is_head ? UnitKind::head : UnitKind::block);
-      if (!previous_is_head) key.previous_delta = static_cast<std::int16_t>(schedule_.block(p - 1) - schedule_.block(p));
-    }
-    if (schedule_.is_block_forward(p) || schedule_.is_block_backward(p)) {
-      key.visit = schedule_.is_block_forward(p) ? Visit::block_forward : Visit::block_backward;
-      key.keep = schedule_.block(p) < q_.plan.recomputed_blocks ? q_.plan.keep : KeepSet::all();
-    }
+    key.reduce = gradients.reduce;
+    if (p == schedule_.head() || !overlaps()) return key;
+    const bool previous_is_head = p == schedule_.head() + 1;
+    key.previous = static_cast<std::int8_t>(previous_is_head ? UnitKind::head : UnitKind::block);
+    if (!previous_is_head) key.previous_delta = static_cast<std::int16_t>(schedule_.block(p - 1) - schedule_.block(p));
     return key;
   }
 
+  void position(std::int64_t p, Visit visit, const Gradients& gradients) { append_leaf(program_.step, leaf(fragment(key_at(p, visit, gradients)), 0, 0)); }
+
   void micro_batch(const Gradients& gradients) {
-    std::vector<Node>& nodes = program_.step;
-    visit(nodes, Visit::micro_batch_begin, UnitKind::embedding);
-    FragmentKey key = key_at(0, gradients);
-    key.visit = Visit::embedding_forward;
-    append_leaf(nodes, leaf(fragment(key), 0, 0));
-    blocks(1, schedule_.head(), gradients);
+    forward();
     head(gradients);
-    blocks(schedule_.head() + 1, schedule_.positions() - 1, gradients);
-    key = key_at(schedule_.positions() - 1, gradients);
-    key.visit = Visit::embedding_backward;
-    append_leaf(nodes, leaf(fragment(key), 0, 0));
+    blocks(schedule_.head() + 1, schedule_.positions() - 1, Visit::block_backward, gradients);
+    position(schedule_.positions() - 1, Visit::embedding_backward, gradients);
   }
 
-  void blocks(std::int64_t from, std::int64_t to, const Gradients& gradients) {
+  // Forward does not know what becomes of the gradients: all micro batches repeat the nodes of the first.
+  void forward() {
+    std::vector<Node>& nodes = program_.step;
+    if (forward_end_ > forward_begin_) {
+      for (std::size_t i = forward_begin_; i < forward_end_; ++i) nodes.push_back(Node(nodes[i]));
+      return;
+    }
+    forward_begin_ = nodes.size();
+    visit(nodes, Visit::micro_batch_begin, UnitKind::embedding);
+    position(0, Visit::embedding_forward, {});
+    blocks(1, schedule_.head(), Visit::block_forward, {});
+    forward_end_ = nodes.size();
+  }
+
+  // One loop a run of equal keys. They change where the schedule's moves do, between recomputed blocks and others, and after the first block of an
+  // overlapped backward, which waits for the head's reduction instead of a block's.
+  void blocks(std::int64_t from, std::int64_t to, Visit visit, const Gradients& gradients) {
+    const std::int64_t step = visit == Visit::block_forward ? 1 : -1;
+    const bool keeps_differ = !(q_.plan.keep == KeepSet::all());
+    const std::int64_t first_of_other_keep = step > 0 ? from + q_.plan.recomputed_blocks : to - q_.plan.recomputed_blocks;
     for (std::int64_t p = from; p < to;) {
-      const FragmentKey key = key_at(p, gradients);
-      std::int64_t end = p + 1;
-      while (end < to && key_at(end, gradients) == key) ++end;
-      const std::int64_t step = schedule_.is_block_forward(p) ? 1 : -1;
-      append_repeat(program_.step, end - p, leaf(fragment(key), schedule_.block(p), end - p > 1 ? step : 0));
+      std::int64_t end = std::min(to, schedule_.change_after(p));
+      if (keeps_differ && p < first_of_other_keep) end = std::min(end, first_of_other_keep);
+      if (visit == Visit::block_backward && p == from && overlaps()) end = p + 1;
+      append_repeat(program_.step, end - p, leaf(fragment(key_at(p, visit, gradients)), schedule_.block(p), end - p > 1 ? step : 0));
       p = end;
     }
   }
 
   void head(const Gradients& gradients) {
     const std::int64_t T = q_.tokens_per_micro_batch(), C = std::min(q_.plan.loss_chunk_tokens, T), L = q_.job.model.num_layers;
-    std::vector<Node>& nodes = program_.step;
-    FragmentKey all = key_at(schedule_.head(), gradients);
-    FragmentKey begin = all;
-    begin.visit = Visit::head_begin;
-    begin.release = begin.release_embedding = begin.reduce = false;
-    append_leaf(nodes, leaf(fragment(begin), L, 0));
-
-    FragmentKey chunk;
-    chunk.visit = Visit::head_chunk;
-    chunk.chunk_tokens = C;
-    chunk.chunk_accumulates = gradients.accumulate_full;
-    append_leaf(nodes, leaf(fragment(chunk), L, 0));
-    chunk.chunk_accumulates = true;
-    chunk.chunk_offset_tokens = C;
-    const std::int64_t whole = T / C, rest = T % C;
-    chunk.chunk_loops = whole > 2;
-    if (whole > 1) append_repeat(nodes, whole - 1, leaf(fragment(chunk), L, 0));
-    if (rest > 0) {
-      chunk.chunk_loops = false;
-      chunk.chunk_tokens = rest;
-      chunk.chunk_offset_tokens = whole * C;
-      append_leaf(nodes, leaf(fragment(chunk), L, 0));
-    }
-    FragmentKey end = all;
-    end.visit = Visit::head_end;
-    end.gather_count = 0;
-    std::fill(std::begin(end.gathers), std::end(end.gathers), Gather{});
-    end.wait_gather = false;
-    append_leaf(nodes, leaf(fragment(end), L, 0));
+    const auto append = [&](const FragmentKey& key, std::int64_t times = 1) { append_repeat(program_.step, times, leaf(fragment(key), L, 0)); };
+    FragmentKey begin = key_at(schedule_.head(), Visit::head_begin, gradients);
+    begin.reduce = false;
+    append(begin);
+    const auto chunk = [&](Chunk which, std::int64_t times) {
+      FragmentKey key;
+      key.visit = Visit::head_chunk;
+      key.chunk = which;
+      key.chunk_accumulates = gradients.accumulate_full || which != Chunk::first;
+      append(key, times);
+    };
+    const std::int64_t whole = T / C;
+    chunk(Chunk::first, 1);
+    if (whole > 1) chunk(whole > 2 ? Chunk::looped : Chunk::second, whole - 1);
+    if (T % C > 0) chunk(Chunk::rest, 1);
+    append(key_at(schedule_.head(), Visit::head_end, gradients));
   }
 
   void optimizer_step() {
@@ -285,9 +329,11 @@ class Builder {
   }
 
   ContextEntry& entry_;
+  const Schedule& schedule_;
+  std::uint64_t compilation_;
   const Question& q_;
   Program& program_;
-  Schedule schedule_;
+  std::size_t forward_begin_ = 0, forward_end_ = 0;  // nodes of the first micro batch's forward
 };
 
 }  // namespace
@@ -304,7 +350,7 @@ Program Compiler::compile(const Question& question, std::int64_t rank) {
   program.question = question;
   program.rank = rank;
   program.storages = slot->context.storages;
-  Builder(*slot, program.question, program).build();
+  Builder(*slot, cache_->schedule_of(question), ++cache_->compilations, program).build();
   return program;
 }
 

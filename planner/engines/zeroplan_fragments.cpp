@@ -122,8 +122,8 @@ bool is_kept(StorageId storage, KeepSet keep) {
 // Issues the gathers of this visit, then makes compute wait for its own. A gather's buffer may reuse what compute has just released: it waits
 // for all that compute was given so far (order rule), which includes the update of the shard it reads.
 void Maker::begin_visit() {
-  for (int i = 0; i < key_.gather_count; ++i) {
-    const Gather& gather = key_.gathers[i];
+  for (int i = 0; i < key_.moves->gather_count; ++i) {
+    const Gather& gather = key_.moves->gathers[i];
     const InstanceRef full{of(kGathered, gather.unit), gather.delta};
     build_.lives(full, Lifetime::born_here);
     build_.wait(Stream::gather, {Wait::Kind::tail, Stream::compute, 0});
@@ -132,13 +132,13 @@ void Maker::begin_visit() {
                  flat(of(kGathered, gather.unit), Access::write, b_, padded(gather.unit), 0, gather.delta)},
                 {.stream = Stream::gather, .record = gather.event});
   }
-  if (key_.wait_gather) build_.wait(Stream::compute, {Wait::Kind::event, Stream::gather, 0});
+  if (key_.moves->wait_gather) build_.wait(Stream::compute, {Wait::Kind::event, Stream::gather, 0});
 }
 
 void Maker::release_gathered(UnitKind unit) {
   const InstanceRef own{of(kGathered, unit), 0};
   bool gathered_here = false;
-  for (int i = 0; i < key_.gather_count; ++i) gathered_here |= key_.gathers[i].unit == unit && key_.gathers[i].delta == 0;
+  for (int i = 0; i < key_.moves->gather_count; ++i) gathered_here |= key_.moves->gathers[i].unit == unit && key_.moves->gathers[i].delta == 0;
   build_.lives(own, gathered_here ? Lifetime::local : Lifetime::dies_here);
 }
 
@@ -167,7 +167,7 @@ void Maker::micro_batch_begin() {
 
 void Maker::embedding_forward() {
   begin_visit();
-  if (key_.release) release_gathered(UnitKind::embedding);
+  if (key_.moves->release) release_gathered(UnitKind::embedding);
   build_.lives({kX, 0}, Lifetime::born_here);
   build_.emit(Op::embedding, {matrix(kTokens, 0, Access::read, Dtype::int32, T_, 1), weight(UnitKind::embedding, ParameterId::token_embedding),
                               tokens_by(kX, m_.hidden_size, Access::write)});
@@ -209,7 +209,7 @@ void Maker::forward_op(int op) {
 
 void Maker::block_forward() {
   begin_visit();
-  if (key_.release) release_gathered(UnitKind::block);
+  if (key_.moves->release) release_gathered(UnitKind::block);
   for (StorageId id = kAttentionRstd; id <= kGateUp; ++id) build_.lives({id, 0}, is_kept(id, key_.keep) ? Lifetime::born_here : Lifetime::local);
   for (StorageId id : {kAttentionNormed, kFfnNormed, kAct}) build_.lives({id, 0}, Lifetime::local);
   build_.lives({kX, 1}, Lifetime::born_here);
@@ -283,7 +283,7 @@ void Maker::block_backward() {
   const std::int64_t H = m_.hidden_size, Q = m_.query_dim(), QKV = m_.qkv_dim(), F = m_.intermediate_size, QK = Q + m_.kv_dim();
   const bool add = key_.accumulate_gradients;
   begin_visit();
-  if (key_.release) release_gathered(block);
+  if (key_.moves->release) release_gathered(block);
   for (StorageId id = kX; id <= kGateUp; ++id) build_.lives({id, 0}, is_kept(id, key_.keep) ? Lifetime::dies_here : Lifetime::local);
   for (StorageId id = kAttentionNormed; id <= kQkvGradient; ++id) build_.lives({id, 0}, Lifetime::local);
   begin_gradients(block);
@@ -350,16 +350,17 @@ void Maker::head_begin() {
 void Maker::head_chunk() {
   const UnitKind owner = m_.tie_embeddings ? UnitKind::embedding : UnitKind::head;
   const ParameterId id = m_.tie_embeddings ? ParameterId::token_embedding : ParameterId::head_weight;
-  const std::int64_t C = key_.chunk_tokens, H = m_.hidden_size, V = m_.vocab_size;
-  // Rows of one chunk: chunk_offset_tokens + counter × chunk_tokens.
+  const std::int64_t whole_tokens = std::min(c_.question.plan.loss_chunk_tokens, T_), H = m_.hidden_size, V = m_.vocab_size;
+  const std::int64_t C = key_.chunk == Chunk::rest ? T_ % whole_tokens : whole_tokens;
+  const std::int64_t offset_tokens = key_.chunk == Chunk::first ? 0 : key_.chunk == Chunk::rest ? T_ - C : whole_tokens;
   const auto rows = [&](StorageId storage, Dtype dtype, std::int64_t width, Access access) {
     Operand o = matrix(storage, 0, access, dtype, C, width);
-    o.offset_bytes = key_.chunk_offset_tokens * width * size_of(dtype);
-    if (key_.chunk_loops) o.offset_step_bytes = C * width * size_of(dtype);
+    o.offset_bytes = offset_tokens * width * size_of(dtype);
+    if (key_.chunk == Chunk::looped) o.offset_step_bytes = C * width * size_of(dtype);
     return o;
   };
   build_.lives({kLogits, 0}, Lifetime::local);
-  if (key_.chunk_offset_tokens == 0) build_.lives({kLosses, 0}, Lifetime::born_here);
+  if (key_.chunk == Chunk::first) build_.lives({kLosses, 0}, Lifetime::born_here);
   const Operand logits = matrix(kLogits, 0, Access::read, b_, C, V);
   Operand logits_out = logits, logits_update = logits;
   logits_out.access = Access::write;
@@ -372,8 +373,8 @@ void Maker::head_chunk() {
 
 void Maker::head_end() {
   const bool add = key_.accumulate_gradients;
-  if (key_.release) release_gathered(UnitKind::head);
-  if (key_.release_embedding) build_.die_at_next({of(kGathered, UnitKind::embedding), 0});
+  if (key_.moves->release) build_.lives({of(kGathered, UnitKind::head), 0}, Lifetime::dies_here);
+  if (key_.moves->release_embedding) build_.die_at_next({of(kGathered, UnitKind::embedding), 0});
   for (StorageId id : {kX, kHeadRstd, kLosses}) build_.lives({id, 0}, Lifetime::dies_here);
   build_.die_at_next({kTargets, 0});
   build_.emit(Op::loss_sum, {per_token(kLosses, Access::read), scalars(key_.accumulate_gradients || key_.accumulate_shard ? Access::update : Access::write, kLossSum, 1)},
@@ -506,18 +507,12 @@ std::shared_ptr<const Fragment> make_fragment(const FragmentContext& context, co
 }
 
 std::size_t hash_of(const FragmentKey& key) {
-  std::uint64_t hash = 0x9e3779b97f4a7c15ull;
+  std::uint64_t hash = reinterpret_cast<std::uintptr_t>(key.moves);
   const auto mix = [&](std::uint64_t value) { hash = (hash ^ value) * 0xff51afd7ed558ccdull; hash ^= hash >> 32; };
-  mix(static_cast<std::uint64_t>(key.visit) | static_cast<std::uint64_t>(key.unit) << 8 | static_cast<std::uint64_t>(key.keep.bits) << 16 |
-      static_cast<std::uint64_t>(key.wait_gather) << 24 | static_cast<std::uint64_t>(key.release) << 25 | static_cast<std::uint64_t>(key.accumulate_gradients) << 26 |
-      static_cast<std::uint64_t>(key.accumulate_shard) << 27 | static_cast<std::uint64_t>(key.reduce) << 28 | static_cast<std::uint64_t>(key.first_unit) << 29 |
-      static_cast<std::uint64_t>(key.chunk_accumulates) << 30 | static_cast<std::uint64_t>(key.release_embedding) << 31 |
-      static_cast<std::uint64_t>(key.chunk_loops) << 56 | static_cast<std::uint64_t>(static_cast<std::uint8_t>(key.previous)) << 32 | static_cast<std::uint64_t>(static_cast<std::uint16_t>(key.previous_delta)) << 40);
-  mix(static_cast<std::uint64_t>(key.chunk_tokens));
-  mix(static_cast<std::uint64_t>(key.chunk_offset_tokens));
-  for (int i = 0; i < key.gather_count; ++i)
-    mix(static_cast<std::uint64_t>(key.gathers[i].unit) | static_cast<std::uint64_t>(static_cast<std::uint16_t>(key.gathers[i].delta)) << 8 |
-        static_cast<std::uint64_t>(key.gathers[i].event) << 24);
+  const auto at = [](auto value, int bit) { return static_cast<std::uint64_t>(value) << bit; };
+  mix(at(key.visit, 0) | at(key.unit, 8) | at(key.keep.bits, 16) | at(key.accumulate_gradients, 24) | at(key.accumulate_shard, 25) | at(key.reduce, 26) |
+      at(key.first_unit, 27) | at(key.chunk_accumulates, 28) | at(key.chunk, 32) | at(static_cast<std::uint8_t>(key.previous), 40) |
+      at(static_cast<std::uint16_t>(key.previous_delta), 48));
   return hash;
 }
 

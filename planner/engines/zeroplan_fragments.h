@@ -26,24 +26,38 @@ struct Gather {
 };
 inline constexpr int kMaxGathers = 12;
 
+/// Stage 3: what one position of the schedule does with gathered units.
+struct Moves {
+  std::uint8_t gather_count = 0;
+  Gather gathers[kMaxGathers] = {};
+  bool wait_gather = false;        ///< the unit's gather was issued: wait for event register 0
+  bool release = false;            ///< the gathered unit dies here
+  bool release_embedding = false;  ///< tied head: the gathered embedding dies here
+  friend bool operator==(const Moves&, const Moves&) = default;
+};
+inline constexpr Moves kNoMoves{};
+
+/// head_chunk: which rows of the micro batch's tokens it covers. C tokens a chunk, `whole` chunks of C, then the rest.
+enum class Chunk : std::uint8_t {
+  first,   ///< [0, C), or all tokens if they are fewer
+  second,  ///< [C, 2C)
+  looped,  ///< [C, 2C), moved on by C with every count of the loop around it
+  rest     ///< [whole·C, T)
+};
+
 struct FragmentKey {
+  const Moves* moves = &kNoMoves;         ///< one object a value (Schedule), so that keys compare addresses
   Visit visit = Visit::init;
-  UnitKind unit = UnitKind::block;        ///< norm, update: whose
+  UnitKind unit = UnitKind::block;        ///< init, norm, update: whose
   KeepSet keep = KeepSet::all();          ///< block visits: what forward keeps
-  bool wait_gather = false;               ///< the unit's gather was issued: wait for event register 0
-  bool release = false;                   ///< stage 3: the gathered unit dies here
-  bool release_embedding = false;         ///< tied head: the gathered embedding dies here
   bool accumulate_gradients = false;      ///< adds to whole gradients of an earlier micro batch (stages 0, 1)
   bool accumulate_shard = false;          ///< adds to the gradient shard of an earlier micro batch (stages 2, 3)
   bool reduce = false;                    ///< the unit's gradient is complete for this micro batch: reduce it
   bool first_unit = false;                ///< norm: the first, overwrites the sum
   std::int8_t previous = -1;              ///< overlapped reduction to wait for: UnitKind of the unit visited before, or none
   std::int16_t previous_delta = 0;
+  Chunk chunk = Chunk::first;             ///< head_chunk
   bool chunk_accumulates = false;         ///< head_chunk: adds to the head's gradient
-  bool chunk_loops = false;               ///< head_chunk: inside a loop over chunks, whose counter moves its rows
-  std::int64_t chunk_tokens = 0, chunk_offset_tokens = 0;
-  std::uint8_t gather_count = 0;
-  Gather gathers[kMaxGathers] = {};
   friend bool operator==(const FragmentKey&, const FragmentKey&) = default;
 };
 std::size_t hash_of(const FragmentKey& key);
@@ -52,7 +66,7 @@ std::size_t hash_of(const FragmentKey& key);
 struct FragmentContext {
   Question question;
   std::int64_t rank = 0;
-  std::vector<Storage> storages;
+  SharedList<Storage> storages;
   OpContext ops;
   std::vector<Parameter> parameters[3];  ///< by UnitKind
   std::int64_t padded_elems[3] = {};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <initializer_list>
 #include <map>
 #include <numeric>
 
@@ -10,6 +11,9 @@ namespace {
 
 /// Below this the first order is taken as it is.
 constexpr double kGoodEnough = 1.0005;
+/// Above this it is worth trying harder.
+constexpr double kTolerable = 1.005;
+constexpr int kGreasings = 30;
 
 // Greedy placement in a given order. Placed lives are kept sorted by address, so that one pass finds the lowest gap that fits.
 class Placement {
@@ -19,38 +23,44 @@ class Placement {
   void place(std::size_t index) {
     const Life& life = lives_[index];
     std::int64_t cursor = 0;
-    for (const Placed& other : placed_) {
+    for (const Box& other : placed_) {
       if (other.death < life.birth || other.birth > life.death) continue;
       if (other.offset - cursor >= life.bytes) break;
       cursor = std::max(cursor, round_up(other.end, kAddressAlignment));
     }
     offset_[index] = cursor;
-    const Placed placed{cursor, cursor + life.bytes, life.birth, life.death};
-    placed_.insert(std::upper_bound(placed_.begin(), placed_.end(), placed, [](const Placed& a, const Placed& b) { return a.offset < b.offset; }), placed);
-    end_ = std::max(end_, placed.end);
+    const Box box{cursor, cursor + life.bytes, life.birth, life.death};
+    placed_.insert(std::upper_bound(placed_.begin(), placed_.end(), box, [](const Box& a, const Box& b) { return a.offset < b.offset; }), box);
+    end_ = std::max(end_, box.end);
   }
   std::int64_t end() const { return end_; }
   std::vector<std::int64_t>&& offsets() && { return std::move(offset_); }
 
  private:
-  struct Placed {
+  struct Box {
     std::int64_t offset, end;
     std::size_t birth, death;
   };
   const std::vector<Life>& lives_;
   std::vector<std::int64_t> offset_;
-  std::vector<Placed> placed_;
+  std::vector<Box> placed_;
   std::int64_t end_ = 0;
 };
 
-std::int64_t max_live_of(const std::vector<Life>& lives, std::size_t instructions) {
+struct Peak {
+  std::int64_t bytes = 0;
+  std::size_t at = 0;  ///< instruction
+};
+Peak peak_of(const std::vector<Life>& lives, std::size_t instructions) {
   std::vector<std::int64_t> change(instructions + 1, 0);
   for (const Life& life : lives) {
     change[life.birth] += life.bytes;
     change[std::min(life.death + 1, instructions)] -= life.bytes;
   }
-  std::int64_t live = 0, peak = 0;
-  for (std::size_t i = 0; i < instructions; ++i) peak = std::max(peak, live += change[i]);
+  std::int64_t live = 0;
+  Peak peak;
+  for (std::size_t i = 0; i < instructions; ++i)
+    if ((live += change[i]) > peak.bytes) peak = {live, i};
   return peak;
 }
 
@@ -64,6 +74,51 @@ bool by_birth(const Life& a, const Life& b) { return a.birth != b.birth ? a.birt
 bool by_area(const Life& a, const Life& b) {
   const double aa = static_cast<double>(a.bytes) * static_cast<double>(a.death - a.birth + 1), bb = static_cast<double>(b.bytes) * static_cast<double>(b.death - b.birth + 1);
   return aa != bb ? aa > bb : by_size(a, b);
+}
+
+struct Placed {
+  std::int64_t end = 0;  ///< of the highest life
+  std::vector<std::int64_t> offsets;
+};
+
+// One greedy pass: persistent lives first, then by rank (higher first), then in the given order.
+Placed place_in_order(const std::vector<Life>& lives, const std::vector<int>& rank, Order order) {
+  std::vector<std::size_t> sequence(lives.size());
+  std::iota(sequence.begin(), sequence.end(), 0u);
+  std::stable_sort(sequence.begin(), sequence.end(), [&](std::size_t a, std::size_t b) {
+    if (lives[a].persistent != lives[b].persistent) return lives[a].persistent;
+    return rank[a] != rank[b] ? rank[a] > rank[b] : order(lives[a], lives[b]);
+  });
+  Placement placement(lives);
+  for (std::size_t index : sequence) placement.place(index);
+  return {placement.end(), std::move(placement).offsets()};
+}
+
+// Tries the orders, with and without what lives at the peak in front. Where all leave too much, squeaky wheels are greased: what came to lie above
+// the live maximum goes further to the front, and again (Joslin and Clements, JAIR 1999).
+Placed place_all(const std::vector<Life>& lives, Peak peak) {
+  Placed best;
+  const auto good = [&](double ratio) { return static_cast<double>(best.end) <= ratio * static_cast<double>(peak.bytes); };
+  const auto keep_better = [&](Placed placed) {
+    if (best.offsets.empty() || placed.end < best.end) best = std::move(placed);
+  };
+  const std::vector<int> level(lives.size(), 0);
+  std::vector<int> peak_first(lives.size(), 0);
+  for (std::size_t i = 0; i < lives.size(); ++i) peak_first[i] = lives[i].birth <= peak.at && peak.at <= lives[i].death;
+  for (Order order : {Order(by_size), Order(by_duration), Order(by_birth), Order(by_area)})
+    for (const std::vector<int>* rank : std::initializer_list<const std::vector<int>*>{&level, &peak_first}) {
+      keep_better(place_in_order(lives, *rank, order));
+      if (good(kGoodEnough)) return best;
+    }
+  for (Order order : {Order(by_size), Order(by_duration)}) {
+    std::vector<int> rank = peak_first;
+    for (int round = 0; round < kGreasings && !good(kTolerable); ++round) {
+      Placed placed = place_in_order(lives, rank, order);
+      for (std::size_t i = 0; i < lives.size(); ++i) rank[i] += placed.offsets[i] + lives[i].bytes > peak.bytes;
+      keep_better(std::move(placed));
+    }
+  }
+  return best;
 }
 
 }  // namespace
@@ -106,24 +161,10 @@ Layout lay_out(const Program& program, const LinearProgram& linear) {
   const std::vector<Life> lives = lives_of(program, linear);
   const std::size_t births = static_cast<std::size_t>(std::count_if(lives.begin(), lives.end(), [](const Life& l) { return !l.scratch; }));
   Layout out;
-  out.max_live = Bytes(max_live_of(lives, linear.instructions.size()));
+  const Peak peak = peak_of(lives, linear.instructions.size());
+  out.max_live = Bytes(peak.bytes);
 
-  std::vector<std::int64_t> offsets;
-  std::int64_t best = 0;
-  for (Order order : {Order(by_size), Order(by_area), Order(by_duration), Order(by_birth)}) {
-    std::vector<std::size_t> sequence(lives.size());
-    std::iota(sequence.begin(), sequence.end(), 0u);
-    std::stable_sort(sequence.begin(), sequence.end(), [&](std::size_t a, std::size_t b) {
-      return lives[a].persistent != lives[b].persistent ? lives[a].persistent : order(lives[a], lives[b]);
-    });
-    Placement placement(lives);
-    for (std::size_t index : sequence) placement.place(index);
-    if (offsets.empty() || placement.end() < best) {
-      best = placement.end();
-      offsets = std::move(placement).offsets();
-    }
-    if (static_cast<double>(best) <= kGoodEnough * static_cast<double>(out.max_live.value())) break;
-  }
+  const auto [best, offsets] = place_all(lives, peak);
   out.arena_bytes = Bytes(round_up(best, kMemoryLineBytes));
   for (std::size_t i = 0; i < births; ++i)
     if (lives[i].persistent) out.persistent_bytes = std::max(out.persistent_bytes, Bytes(offsets[i] + lives[i].bytes));

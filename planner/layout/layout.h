@@ -1,6 +1,7 @@
 // Addresses. Every birth and every scratch of a linear Program gets an offset in one arena; two that are alive at the same time never overlap.
 // Persistent storages (born in init) lie at the bottom. The rest is placed greedily, largest first, each at the lowest gap that is free
-// during its whole life; where that leaves more than kGoodEnough of waste, other orders are tried and the best is taken.
+// during its whole life; where that leaves more than kGoodEnough of waste, other orders are tried (longest or oldest first; what lives at the peak first,
+// which then lies without a gap) and the best is taken.
 // Cost: O(n²) in the number of lives, some thousands: milliseconds.
 #pragma once
 

@@ -9,8 +9,11 @@ namespace {
 
 constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::min() / 4;  // an event not recorded yet: no wait
 
-constexpr int slot_of(Stream stream) { return static_cast<int>(stream); }
-constexpr int slot_of_event(int event) { return kStreamCount + event; }
+constexpr std::uint8_t slot_of(Stream stream) { return static_cast<std::uint8_t>(stream); }
+constexpr std::uint8_t slot_of_event(int event) { return static_cast<std::uint8_t>(kStreamCount + event); }
+constexpr std::uint8_t slot_of(const Wait& wait) { return wait.kind == Wait::Kind::tail ? slot_of(wait.stream) : slot_of_event(wait.event); }
+constexpr std::uint32_t mask_of(int slot) { return 1u << slot; }
+constexpr std::uint32_t mask_of_events(int count) { return (mask_of(count) - 1) << kStreamCount; }
 
 }  // namespace
 
@@ -27,26 +30,22 @@ const Pricer::Timed& Pricer::timed(const Program& program, std::uint16_t index) 
     const SimTime duration = duration_of(instruction, operands, context, program.question.cluster);
     timed.flops += work_of(instruction.op, operands, context).flops;
     const bool waits = instruction.waits_end > instruction.waits_begin;
-    if (!timed.steps.empty() && timed.steps.back().stream == instruction.stream && timed.steps.back().record == kNoEvent && !waits) {
+    if (!timed.steps.empty() && timed.steps.back().stream == slot_of(instruction.stream) && timed.steps.back().record == kNoEvent && !waits) {
       timed.steps.back().duration += duration;
-      timed.steps.back().record = instruction.record;
     } else {
-      TimeStep step{instruction.stream, duration, instruction.record, 0, {}};
-      for (std::size_t w = instruction.waits_begin; w < instruction.waits_end; ++w) {
-        assert(step.wait_count < step.waits.size());
-        step.waits[step.wait_count++] = fragment->waits[w];
-      }
-      timed.steps.push_back(step);
+      timed.steps.push_back({.duration = duration, .stream = slot_of(instruction.stream)});
     }
-    timed.writes |= 1u << slot_of(instruction.stream);
+    TimeStep& step = timed.steps.back();
+    timed.writes |= mask_of(step.stream);
     for (std::size_t w = instruction.waits_begin; w < instruction.waits_end; ++w) {
-      const Wait& wait = fragment->waits[w];
-      timed.reads |= 1u << (wait.kind == Wait::Kind::tail ? slot_of(wait.stream) : slot_of_event(wait.event));
+      assert(step.wait_count < step.waits.size());
+      step.waits[step.wait_count++] = slot_of(fragment->waits[w]);
+      timed.reads |= mask_of(slot_of(fragment->waits[w]));
     }
-    if (instruction.record != kNoEvent) timed.writes |= 1u << slot_of_event(instruction.record);
+    if (instruction.record == kNoEvent) continue;
+    step.record = slot_of_event(instruction.record);
+    timed.writes |= mask_of(step.record);
   }
-  if (fragment->rotates_events)
-    for (int e = 0; e < program.event_registers; ++e) timed.writes |= 1u << slot_of_event(e), timed.reads |= 1u << slot_of_event(e);
   return timed;
 }
 
@@ -55,19 +54,19 @@ void Pricer::run(const Program& program, std::size_t at, State& state, std::uint
   if (node.kind == Node::Kind::leaf) {
     const Timed& fragment = *by_fragment_[node.fragment];
     for (const TimeStep& step : fragment.steps) {
-      std::int64_t start = state[slot_of(step.stream)];
-      for (int w = 0; w < step.wait_count; ++w) {
-        const Wait& wait = step.waits[w];
-        start = std::max(start, state[wait.kind == Wait::Kind::tail ? slot_of(wait.stream) : slot_of_event(wait.event)]);
-      }
+      std::int64_t start = state[step.stream];
+      for (int w = 0; w < step.wait_count; ++w) start = std::max(start, state[step.waits[w]]);
       const std::int64_t end = start + step.duration.value();
-      state[slot_of(step.stream)] = end;
-      if (step.record != kNoEvent) state[slot_of_event(step.record)] = end;
+      state[step.stream] = end;
+      if (step.record != kNoEvent) state[step.record] = end;
     }
-    if (fragment.fragment->rotates_events)
-      for (int e = 0; e + 1 < program.event_registers; ++e) state[slot_of_event(e)] = state[slot_of_event(e + 1)];
     reads |= fragment.reads;
     writes |= fragment.writes;
+    if (fragment.fragment->rotates_events) {
+      for (int e = 0; e + 1 < program.event_registers; ++e) state[slot_of_event(e)] = state[slot_of_event(e + 1)];
+      reads |= mask_of_events(program.event_registers);
+      writes |= mask_of_events(program.event_registers);
+    }
     flops += fragment.flops;
     return;
   }
@@ -85,13 +84,13 @@ void Pricer::run(const Program& program, std::size_t at, State& state, std::uint
     std::int64_t moved = kNever;
     bool steady = true;
     for (int slot = 0; slot < kMaxState && steady; ++slot) {
-      if (!(body_writes >> slot & 1u) || (state[slot] <= kNever / 2 && before[slot] <= kNever / 2)) continue;
+      if (!(body_writes & mask_of(slot)) || (state[slot] <= kNever / 2 && before[slot] <= kNever / 2)) continue;
       if (moved == kNever) moved = state[slot] - before[slot];
       steady = state[slot] - before[slot] == moved;
     }
     if (!steady || moved == kNever) continue;
     for (int slot = 0; slot < kMaxState; ++slot)
-      if (body_writes >> slot & 1u && state[slot] > kNever / 2) state[slot] += checked_multiply(moved, times - 1 - k);
+      if ((body_writes & mask_of(slot)) && state[slot] > kNever / 2) state[slot] += checked_multiply(moved, times - 1 - k);
     break;
   }
   flops += body_flops * static_cast<double>(times);

@@ -52,17 +52,18 @@ class Pricer {
   Estimate price(const Program& program);
 
  private:
+  /// The state of the recurrence: one slot a stream (its tail), then one an event register. Slots are numbers below kMaxState.
   struct TimeStep {
-    Stream stream = Stream::compute;
     SimTime duration;
+    std::uint8_t stream = 0;  ///< slots from here on
     std::uint8_t record = kNoEvent;
     std::uint8_t wait_count = 0;
-    std::array<Wait, 3> waits{};
+    std::array<std::uint8_t, 3> waits{};
   };
   struct Timed {
     std::shared_ptr<const Fragment> fragment;  // keeps the key alive
     std::vector<TimeStep> steps;
-    std::uint32_t reads = 0, writes = 0;  // bit masks over the state
+    std::uint32_t reads = 0, writes = 0;  // bit masks over the slots, without the rotation of events, which depends on the Program
     double flops = 0;
   };
   static constexpr int kMaxState = kStreamCount + 16;

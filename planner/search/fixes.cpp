@@ -8,6 +8,8 @@
 namespace zeroplan {
 namespace {
 
+constexpr double kLayoutMargin = 0.01;  // the most that a layout costs (tests/planner/layout)
+
 using Change = std::vector<std::pair<std::string, std::string>>;
 
 std::string checkpoint_name(std::int64_t blocks, std::int64_t layers) {
@@ -24,16 +26,7 @@ class Tries {
     Question question = from_.question;
     for (const auto& [key, value] : change) set_key(question, key, value, "fix");
     if (question == from_.question) return;
-    Fix fix{change, answer(question, compiler_, pricer_, false), changes_numerics};
-    // Addresses cost a little over the live maximum; the question's own ratio is a fair guess for its neighbours.
-    if (from_.laid_out) {
-      const double waste = static_cast<double>(from_.arena.value()) / static_cast<double>(from_.estimate.memory.peak_live.value());
-      const Bytes arena(static_cast<std::int64_t>(static_cast<double>(fix.answer.arena.value()) * waste));
-      fix.answer.spare -= arena - fix.answer.arena;
-      fix.answer.arena = arena;
-      if (fix.answer.spare < Bytes()) fix.answer.verdict = Verdict::does_not_fit;
-    }
-    fixes_.push_back(std::move(fix));
+    fixes_.push_back({change, answer(question, compiler_, pricer_, false), changes_numerics});
   }
 
   // The fewest recomputed blocks that fit, if any mix does: memory falls with every block, so bisect.
@@ -43,7 +36,10 @@ class Tries {
       Question question = from_.question;
       for (const auto& [key, value] : change) set_key(question, key, value, "fix");
       question.plan.recomputed_blocks = blocks;
-      return answer(question, compiler_, pricer_, false).verdict == Verdict::fits;
+      // Addresses are not made for every try: they may cost kLayoutMargin over the live maximum.
+      const Answer tried = answer(question, compiler_, pricer_, false);
+      const Bytes margin(static_cast<std::int64_t>(kLayoutMargin * static_cast<double>(tried.arena.value())));
+      return tried.verdict == Verdict::fits && tried.spare >= margin;
     };
     std::int64_t low = 0, high = layers;
     if (!fits(high)) low = high;
@@ -103,9 +99,16 @@ std::vector<Fix> ranked_fixes(const Answer& from, Compiler& compiler, Pricer& pr
     if (fa != fb) return fa;
     return fa ? a.answer.step_s() < b.answer.step_s() : a.answer.arena < b.answer.arena;
   });
+  // Only what is shown gets addresses; one that no longer fits with them has no place among those that do.
   std::vector<Fix> out;
-  for (Fix& fix : fixes)
-    if (out.size() < most && std::none_of(out.begin(), out.end(), [&](const Fix& other) { return same_result(other, fix); })) out.push_back(std::move(fix));
+  for (Fix& fix : fixes) {
+    if (out.size() == most) break;
+    if (std::any_of(out.begin(), out.end(), [&](const Fix& other) { return same_result(other, fix); })) continue;
+    const bool fitted = fix.answer.verdict != Verdict::does_not_fit;
+    if (from.laid_out) fix.answer = answer(fix.answer.question, compiler, pricer, true);
+    if (fitted && fix.answer.verdict == Verdict::does_not_fit) continue;
+    out.push_back(std::move(fix));
+  }
   return out;
 }
 
