@@ -146,7 +146,7 @@ TEST_CASE("a moved arena keeps its memory and frees it once", "[unit]") {
 }
 
 TEST_CASE("available memory is what the tightest cgroup above the process leaves", "[unit]") {
-  std::array<char, 32> name{"/tmp/zeroplan-test-XXXXXX"};
+  std::string name = (std::filesystem::temp_directory_path() / "zeroplan-test-XXXXXX").string();
   REQUIRE(mkdtemp(name.data()) != nullptr);
   const std::filesystem::path root = name.data();
   const auto write = [&](const std::string& path, const std::string& text) {

@@ -1,0 +1,181 @@
+#include <catch2/catch.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/cli/program.h"
+
+namespace zeroplan::testing {
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* kOrigin = "zeroplan fit internlm2-20b --on 8xa100-80g";
+
+bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("fit answers the origin question on one screen, with verdict, breakdown and next command", "[e2e]") {
+  const Outcome yes = shell(std::string(kOrigin) + " --stage 3");
+  CHECK(yes.code == 0);
+  CHECK(yes.err.empty());
+  CHECK(has(yes.out, "FITS"));
+  CHECK(has(yes.out, "parameters 4.62 GiB"));
+  CHECK(has(yes.out, "next: zeroplan "));
+  CHECK(lines_of(yes.out).size() <= 30);
+
+  const Outcome no = shell(std::string(kOrigin) + " --stage 1");
+  CHECK(no.code == 1);
+  CHECK(has(no.out, "DOES NOT FIT"));
+  CHECK(has(no.out, "make it fit"));
+}
+
+TEST_CASE("the next command of a no is a yes", "[e2e]") {
+  const Outcome no = shell(std::string(kOrigin) + " --stage 0");
+  REQUIRE(no.code == 1);
+  const std::string next = no.out.substr(no.out.find("next: ") + 6);
+  CHECK(shell(next).code == 0);
+}
+
+TEST_CASE("fit --json has every promised key, and its figures agree with each other", "[e2e]") {
+  const Outcome outcome = shell(std::string(kOrigin) + " --stage 2 --json");
+  REQUIRE(outcome.code == 0);
+  const json answer = json::parse(outcome.out);
+  CHECK(answer.at("format") == "zeroplan-fit");
+  CHECK(answer.at("version") == 1);
+  for (const char* key : {"engine", "preset", "verdict", "parameters", "peak_bytes", "peak_live_bytes", "by_category_bytes", "peak", "capacity_bytes", "outside_bytes", "usable_bytes", "spare_bytes", "band_ratio",
+                          "measures", "phases_requested_bytes", "between_steps_requested_bytes", "host_bytes", "pinned_bytes", "communication_bytes", "step_s", "tokens_per_s_per_gpu", "mfu_ratio", "fixes", "engines", "next"})
+    CHECK(answer.contains(key));
+  CHECK(answer.at("parameters") == 19861149696);
+  std::int64_t sum = 0;
+  for (const auto& [name, bytes] : answer.at("by_category_bytes").items()) sum += bytes.get<std::int64_t>();
+  CHECK(sum == answer.at("peak_live_bytes").get<std::int64_t>());
+  const json& outside = answer.at("outside_bytes");
+  CHECK(answer.at("usable_bytes").get<std::int64_t>() ==
+        answer.at("capacity_bytes").get<std::int64_t>() - outside.at("context").get<std::int64_t>() - outside.at("nccl").get<std::int64_t>() - outside.at("libraries").get<std::int64_t>());
+  CHECK(answer.at("spare_bytes").get<std::int64_t>() == answer.at("usable_bytes").get<std::int64_t>() - answer.at("peak_bytes").get<std::int64_t>());
+  for (const char* key : {"phase", "instruction", "unit", "rank"}) CHECK(answer.at("peak").contains(key));
+}
+
+TEST_CASE("the same question gives the same bytes out", "[e2e]") {
+  CHECK(shell(std::string(kOrigin) + " --json").out == shell(std::string(kOrigin) + " --json").out);
+}
+
+TEST_CASE("--strict makes tight a no", "[e2e]") {
+  // The band is some hundred MiB: find a number of kept blocks whose spare lies within it.
+  for (int blocks = 20; blocks <= 40; ++blocks) {
+    const std::string command = std::string(kOrigin) + " --stage 2 --checkpoint blocks-" + std::to_string(blocks);
+    if (json::parse(shell(command + " --json").out).at("verdict") != "tight") continue;
+    CHECK(shell(command).code == 0);
+    CHECK(has(shell(command).out, "tight: "));
+    CHECK(shell(command + " --strict").code == 1);
+    return;
+  }
+  FAIL("no plan in this row is tight");
+}
+
+TEST_CASE("a saved plan asks the same question again", "[e2e]") {
+  const Folder folder;
+  const std::string plan = folder.file("plan.json");
+  const Outcome asked = shell(std::string(kOrigin) + " --stage 2 --seq 2048 --checkpoint blocks-10 --json --save " + plan);
+  json first = json::parse(asked.out), second = json::parse(shell("zeroplan fit " + plan + " --json").out);
+  first.erase("next");
+  second.erase("next");
+  CHECK(first == second);
+  CHECK(json::parse(read_file(plan)).at("format") == "zeroplan-plan");
+}
+
+TEST_CASE("what is typed wrong is named, with the nearest right word, and code 2", "[e2e]") {
+  const auto check = [](const std::string& command, std::initializer_list<const char*> parts) {
+    const Outcome outcome = shell(command);
+    INFO(command << "\n" << outcome.err);
+    CHECK(outcome.code == 2);
+    CHECK(outcome.out.empty());
+    for (const char* part : parts) CHECK(has(outcome.err, part));
+  };
+  check("zeroplan fti internlm2-20b", {"fti", "fit"});
+  check("zeroplan fit internlm2-20b --on 8xa100-80g --stgae 3", {"--stgae", "--stage"});
+  check("zeroplan fit internlm2-20b", {"--on"});
+  check("zeroplan fit internlm-20b --on 8xa100-80g", {"internlm2-20b"});
+  check("zeroplan fit internlm2-20b --on 8xa100-8g", {"a100-80g"});
+  check(std::string(kOrigin) + " --stage 4", {"stage", "4"});
+  check(std::string(kOrigin) + " --stage x", {"stage"});
+  check(std::string(kOrigin) + " --micro-batch 0", {"micro_batch"});
+  check(std::string(kOrigin) + " --checkpoint some", {"checkpoint"});
+  check(std::string(kOrigin) + " --set nonsense", {"key=value"});
+  check(std::string(kOrigin) + " --set sed=3", {"seq"});
+  check(std::string(kOrigin) + " --offload-optimizer cpu", {"offload_optimizer"});
+  check(std::string(kOrigin) + " --host-memory big", {"--host-memory"});
+  check("zeroplan", {"subcommand"});
+}
+
+TEST_CASE("a bad file is named with place and remedy, and code 3", "[e2e]") {
+  const Folder folder;
+  const auto check = [&](const std::string& text, std::initializer_list<const char*> parts) {
+    const std::string config = folder.write("config.json", text);
+    const Outcome outcome = shell("zeroplan fit " + config + " --on 8xa100-80g");
+    INFO(text << "\n" << outcome.err);
+    CHECK(outcome.code == 3);
+    CHECK(has(outcome.err, "config.json"));
+    for (const char* part : parts) CHECK(has(outcome.err, part));
+  };
+  check("", {});
+  check("{\"a\": 1,}", {"1"});
+  check("[]", {});
+  check(R"({"model_type": "llama"})", {"hidden_size"});
+  check(R"({"model_type": "mixtral", "hidden_size": 4096})", {"mixtral"});
+  check(R"({"model_type": "llama", "hidden_size": -4, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 10})", {"hidden_size", "-4"});
+  check(R"({"model_type": "llama", "hidden_size": 9223372036854775808, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 10})", {"hidden_size"});
+  check(R"({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 0, "intermediate_size": 8, "vocab_size": 10})", {"num_attention_heads"});
+
+  const std::string plan = folder.write("plan.json", R"({"format": "zeroplan-plan", "version": 9, "model": {}, "cluster": {}, "question": {}})");
+  const Outcome version = shell("zeroplan fit " + plan);
+  CHECK(version.code == 3);
+  CHECK(has(version.err, "version"));
+}
+
+TEST_CASE("--help, list, show and doctor answer", "[e2e]") {
+  CHECK(shell("zeroplan --help").code == 0);
+  CHECK(shell("zeroplan fit --help").code == 0);
+  CHECK(has(shell("zeroplan list models").out, "internlm2-20b"));
+  CHECK(has(shell("zeroplan list gpus").out, "a100-80g"));
+  CHECK(json::parse(shell("zeroplan list knobs --json").out).size() > 10);
+  CHECK(json::parse(shell("zeroplan show internlm2-20b").out).at("hidden_size") == 6144);
+  CHECK(shell("zeroplan list things").code == 2);
+  CHECK(shell("zeroplan show nothing-like-it").code == 2);
+  CHECK(has(shell("zeroplan doctor").out, "planner"));
+}
+
+TEST_CASE("timeline draws on the terminal and writes traces", "[e2e]") {
+  const Folder folder;
+  const Outcome picture = shell("zeroplan timeline internlm2-20b --on 8xa100-80g --width 60");
+  CHECK(picture.code == 0);
+  CHECK(has(picture.out, "█"));
+  CHECK(shell("zeroplan timeline internlm2-20b --on 8xa100-80g -o " + folder.file("step.json")).code == 0);
+  CHECK(json::parse(read_file(folder.file("step.json"))).at("traceEvents").size() > 1000);
+  CHECK(shell("zeroplan timeline internlm2-20b --on 8xa100-80g -o " + folder.file("step.jsonl")).code == 0);
+  CHECK(json::parse(lines_of(read_file(folder.file("step.jsonl"))).front()).contains("event"));
+  CHECK(shell("zeroplan timeline internlm2-20b --on 8xa100-80g -o " + folder.file("step.pdf")).code == 2);
+  CHECK(shell("zeroplan timeline internlm2-20b --on 8xa100-80g -o " + folder.file("no/such/step.json")).code == 5);
+}
+
+TEST_CASE("prove --no-run proves every rank of the full plan without an executor", "[e2e]") {
+  const Outcome outcome = shell("zeroplan prove internlm2-20b --on 8xa100-80g --no-run --json");
+  CHECK(outcome.code == 0);
+  const json answer = json::parse(outcome.out);
+  CHECK(answer.at("proved") == true);
+  CHECK(answer.at("executed") == false);
+  CHECK(answer.at("rungs").size() == 3);
+}
+
+TEST_CASE("prepare makes byte tokens of a text, and refuses what is none", "[e2e]") {
+  const Folder folder;
+  const Outcome outcome = shell("zeroplan prepare " + folder.write("text", "in the beginning") + " -o " + folder.file("tokens") + " --json");
+  CHECK(outcome.code == 0);
+  CHECK(json::parse(outcome.out).at("tokens") == 16);
+  CHECK(shell("zeroplan prepare " + folder.write("empty", "") + " -o " + folder.file("none")).code == 3);
+  CHECK(shell("zeroplan prepare " + folder.file("missing") + " -o " + folder.file("none")).code == 3);
+  CHECK(read_file(folder.file("none")).empty());
+}
+
+}  // namespace zeroplan::testing
