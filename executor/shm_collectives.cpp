@@ -107,13 +107,15 @@ void sum_in_rank_order(std::byte* out, std::int64_t world, std::int64_t elems, D
     case Dtype::bf16: return sum_in_rank_order<Bf16>(out, world, elems, input_of);
     case Dtype::fp32: return sum_in_rank_order<float>(out, world, elems, input_of);
     case Dtype::fp64: return sum_in_rank_order<double>(out, world, elems, input_of);
-    case Dtype::int32: break;  // refused before anything was sent
+    case Dtype::int32:
+    case Dtype::fp16:
+    case Dtype::int8: break;  // refused before anything was sent
   }
   assert(false);
 }
 
-void refuse_int32(Dtype dtype, const char* call) {
-  if (dtype == Dtype::int32) throw std::invalid_argument(fmt::format("{} does not sum int32", call));
+void refuse_unsummable(Dtype dtype, const char* call) {
+  if (dtype == Dtype::int32 || dtype == Dtype::fp16 || dtype == Dtype::int8) throw std::invalid_argument(fmt::format("{} does not sum {}", call, name_of(dtype)));
 }
 
 void copy_bytes(std::byte* to, const std::byte* from, std::int64_t bytes) {
@@ -317,7 +319,7 @@ void ShmCollectives::gather_chunks(const std::byte* shard, std::byte* full, std:
 }
 
 void ShmCollectives::reduce_scatter(void* full, std::int64_t shard_elems, Dtype dtype) {
-  refuse_int32(dtype, "reduce_scatter");
+  refuse_unsummable(dtype, "reduce_scatter");
   const std::int64_t shard_bytes = checked_multiply(shard_elems, size_of(dtype));
   const std::int64_t full_bytes = checked_multiply(world(), shard_bytes);
   if (world() > 1) {
@@ -344,7 +346,7 @@ void ShmCollectives::reduce_scatter_chunks(std::byte* full, std::int64_t shard_b
 }
 
 void ShmCollectives::all_reduce(void* data, std::int64_t elems, Dtype dtype) {
-  refuse_int32(dtype, "all_reduce");
+  refuse_unsummable(dtype, "all_reduce");
   const std::int64_t bytes = checked_multiply(elems, size_of(dtype));
   if (world() > 1) {
     begin(Call::all_reduce, bytes, dtype);

@@ -55,9 +55,11 @@ Model read_embedded(const EmbeddedFile& file) {
 
 std::vector<std::string_view> model_names() { return sorted_names(embedded_models()); }
 std::vector<std::string_view> device_names() { return sorted_names(embedded_devices()); }
+std::vector<std::string_view> preset_names() { return sorted_names(embedded_presets()); }
 
 std::optional<std::string_view> model_config_text(std::string_view name) { return text_of(find(embedded_models(), name)); }
 std::optional<std::string_view> device_text(std::string_view name) { return text_of(find(embedded_devices(), name)); }
+std::optional<std::string_view> preset_text(std::string_view name) { return text_of(find(embedded_presets(), name)); }
 
 std::optional<std::string_view> nearest_name(const std::vector<std::string_view>& names, std::string_view asked) {
   const std::vector<std::string_view> near = nearest_names(names, asked, 1);
@@ -99,6 +101,41 @@ Model load_model(const std::string& argument) {
     throw UsageError(fmt::format("{}: is neither a known model nor a file. {}", argument, suggestion(model_names(), argument)));
   if (std::filesystem::is_directory(path, none)) path /= "config.json";
   return model_from_config(read_json_file(path.string()), path.string());
+}
+
+std::vector<DeepSpeedNote> apply_preset(Question& question, std::string_view name) {
+  const EmbeddedFile* preset = find(embedded_presets(), name);
+  if (preset == nullptr) throw UsageError(fmt::format("{}: no preset of that name. {}", name, suggestion(preset_names(), name)));
+  const std::string file = fmt::format("profiles/presets/{}.json", preset->name);
+  const nlohmann::json json = nlohmann::json::parse(preset->text);
+  const nlohmann::json& keys = json.at("question");
+  // Engine and tool decide how the DeepSpeed JSON is read; every other key of the preset stands above it.
+  set_key(question, "engine", keys.at("engine"), file);
+  set_key(question, "tool", keys.at("tool"), file);
+  std::vector<DeepSpeedNote> notes;
+  if (json.contains("deepspeed")) notes = apply_deepspeed_json(question, json.at("deepspeed"), file);
+  for (const QuestionKey& key : question_keys())
+    if (keys.contains(key.name)) set_key(question, key.name, keys.at(std::string(key.name)), file);
+  question.plan.preset = preset->name;
+  return notes;
+}
+
+namespace {
+
+/// Rows name presets of tools that have one for each stage without the stage: "hf-auto".
+void apply_row_preset(Question& question, const std::string& name, std::int64_t stage) {
+  for (const std::string& asked : {name, fmt::format("{}-zero{}", name, stage)})
+    if (find(embedded_presets(), asked) != nullptr) {
+      apply_preset(question, asked);
+      return;
+    }
+}
+
+}  // namespace
+
+std::vector<QuestionRow> rows_from_json(const nlohmann::json& json, const std::string& file) {
+  const RowNames names{[](const std::string& name) { return catalogue_model(name); }, [](const std::string& name) { return catalogue_device(name); }, apply_row_preset};
+  return rows_from_json(json, file, names, {kDefaultNetworkBytesPerS, kDefaultNetworkLatencyS});
 }
 
 }  // namespace zeroplan

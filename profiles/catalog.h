@@ -1,4 +1,4 @@
-// The catalogue: models and devices that zeroplan knows by name, embedded in the program. Names are matched without regard to case.
+// The catalogue: models, devices and presets that zeroplan knows by name, embedded in the program. Names are matched without regard to case.
 // Leaves out what the JSON means: planner/core reads it.
 #pragma once
 
@@ -8,16 +8,21 @@
 #include <vector>
 
 #include "planner/core/cluster.h"
+#include "planner/core/deepspeed_json.h"
 #include "planner/core/model.h"
+#include "planner/core/plan.h"
+#include "planner/core/question_row.h"
 
 namespace zeroplan {
 
 std::vector<std::string_view> model_names();   ///< sorted
 std::vector<std::string_view> device_names();  ///< sorted
+std::vector<std::string_view> preset_names();  ///< sorted
 
 /// The text of a model's config.json or a device's profile; nullopt if there is none of that name.
 std::optional<std::string_view> model_config_text(std::string_view name);
 std::optional<std::string_view> device_text(std::string_view name);
+std::optional<std::string_view> preset_text(std::string_view name);
 
 /// The name of `names` nearest to what was asked; nullopt if none is near.
 std::optional<std::string_view> nearest_name(const std::vector<std::string_view>& names, std::string_view asked);
@@ -39,5 +44,13 @@ inline constexpr double kDefaultNetworkLatencyS = 15e-6;
 /// A catalogue name, else the path of a config.json or of a directory that holds one. Throws UsageError with the nearest names if it is
 /// neither, InputError if the file is wrong.
 Model load_model(const std::string& argument);
+
+/// Sets what a tool sets where its user says nothing: engine, tool, versions, checkpointing, optimizer kernel and the tool's DeepSpeed JSON ("auto" by the
+/// question's model). Keys set afterwards win. What the JSON has to be said of is in the notes. Throws UsageError with the nearest names.
+/// A file of profiles/presets/: {"_source", "question": {keys of set_key}, "deepspeed": {a DeepSpeed JSON}}.
+std::vector<DeepSpeedNote> apply_preset(Question& question, std::string_view name);
+
+/// Rows of a question file with the catalogue's models, devices and network.
+std::vector<QuestionRow> rows_from_json(const nlohmann::json& json, const std::string& file);
 
 }  // namespace zeroplan

@@ -13,5 +13,6 @@ struct EmbeddedFile {
 
 std::span<const EmbeddedFile> embedded_models();
 std::span<const EmbeddedFile> embedded_devices();
+std::span<const EmbeddedFile> embedded_presets();
 
 }  // namespace zeroplan

@@ -132,7 +132,7 @@ nlohmann::json device_to_json(const DeviceProfile& device) {
 Cluster cluster_from_json(const nlohmann::json& json, const std::string& file) { return read_cluster(JsonFields(json, file, "")); }
 
 Cluster read_cluster(const JsonFields& fields) {
-  fields.refuse_unknown({"name", "source", "nodes", "gpus_per_node", "device", "network_bytes_per_s", "network_latency_s", "host_bytes"});
+  fields.refuse_unknown({"name", "source", "nodes", "gpus_per_node", "device", "network_bytes_per_s", "network_latency_s", "host_bytes", "link"});
   Cluster cluster;
   cluster.nodes = fields.integer("nodes", {1, kMostNodes});
   cluster.gpus_per_node = fields.integer("gpus_per_node", {1, kMostGpusPerNode});
@@ -143,6 +143,11 @@ Cluster read_cluster(const JsonFields& fields) {
   if (cluster.nodes > 1 && cluster.network_bytes_per_s == 0)
     fields.fail("network_bytes_per_s", "must be above 0 with more than one node", "Give the bus bandwidth a GPU between nodes, in bytes per second");
   if (fields.has("host_bytes")) cluster.host_bytes = Bytes(fields.integer("host_bytes", {1, kLargestMemoryBytes}));
+  if (fields.has("link")) {
+    const std::string link = fields.text("link");
+    if (link != "nvlink" && link != "pcie") fields.fail("link", fmt::format("must be \"nvlink\" or \"pcie\", got {}", describe(fields.at("link"))), "");
+    cluster.link = link == "pcie" ? NodeLink::pcie : NodeLink::nvlink;
+  }
   return cluster;
 }
 
@@ -155,6 +160,7 @@ nlohmann::json cluster_to_json(const Cluster& cluster) {
                       {"network_latency_s", cluster.network_latency_s},
                       {"host_bytes", nullptr}};
   if (cluster.host_bytes) json["host_bytes"] = cluster.host_bytes->value();
+  if (cluster.link != NodeLink::unsaid) json["link"] = cluster.link == NodeLink::pcie ? "pcie" : "nvlink";
   return json;
 }
 

@@ -33,6 +33,9 @@ struct DeviceProfile {
   friend bool operator==(const DeviceProfile&, const DeviceProfile&) = default;
 };
 
+/// What joins the GPUs of a node, where it is said.
+enum class NodeLink : std::uint8_t { unsaid, nvlink, pcie };
+
 struct Cluster {
   std::string name;  ///< as asked: "2x8xa100-80g"
   std::int64_t nodes = 1;
@@ -41,6 +44,7 @@ struct Cluster {
   double network_bytes_per_s = 0;  ///< bus bandwidth a GPU between nodes
   double network_latency_s = 0;
   std::optional<Bytes> host_bytes;  ///< host memory of a node; unknown unless said
+  NodeLink link = NodeLink::unsaid;  ///< the device profile's link_bytes_per_s is the rate in any case
 
   std::int64_t world_size() const { return nodes * gpus_per_node; }
   friend bool operator==(const Cluster&, const Cluster&) = default;
@@ -63,7 +67,7 @@ std::optional<ClusterName> parse_cluster_name(const std::string& text);
 DeviceProfile device_from_json(const nlohmann::json& json, const std::string& file);
 nlohmann::json device_to_json(const DeviceProfile& device);
 
-/// A cluster file: {"nodes", "gpus_per_node", "device": {…profile…}, "network_bytes_per_s", "network_latency_s", "host_bytes"}.
+/// A cluster file: {"nodes", "gpus_per_node", "device": {…profile…}, "network_bytes_per_s", "network_latency_s", "host_bytes", "link"}.
 Cluster cluster_from_json(const nlohmann::json& json, const std::string& file);
 nlohmann::json cluster_to_json(const Cluster& cluster);
 

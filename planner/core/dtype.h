@@ -6,7 +6,7 @@
 
 namespace zeroplan {
 
-enum class Dtype : std::uint8_t { bf16, fp32, fp64, int32 };
+enum class Dtype : std::uint8_t { bf16, fp32, fp64, int32, fp16, int8 };
 
 constexpr std::int64_t size_of(Dtype dtype) {
   switch (dtype) {
@@ -14,6 +14,8 @@ constexpr std::int64_t size_of(Dtype dtype) {
     case Dtype::fp32: return 4;
     case Dtype::fp64: return 8;
     case Dtype::int32: return 4;
+    case Dtype::fp16: return 2;
+    case Dtype::int8: return 1;
   }
   return 0;
 }
@@ -24,6 +26,8 @@ constexpr std::string_view name_of(Dtype dtype) {
     case Dtype::fp32: return "fp32";
     case Dtype::fp64: return "fp64";
     case Dtype::int32: return "int32";
+    case Dtype::fp16: return "fp16";
+    case Dtype::int8: return "int8";
   }
   return "";
 }

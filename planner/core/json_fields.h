@@ -55,6 +55,7 @@ class JsonFields {
   [[noreturn]] void fail(std::string_view key, const std::string& problem, const std::string& remedy) const;
 
   const std::string& file() const { return file_; }
+  const nlohmann::json& raw() const { return object_; }
   std::string pointer_to(std::string_view key) const;
 
  private:

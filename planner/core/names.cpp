@@ -28,6 +28,75 @@ std::string_view name_of(ParameterId id) {
   return "";
 }
 
+std::string_view name_of(NormKind norm) {
+  switch (norm) {
+    case NormKind::rmsnorm: return "rmsnorm";
+    case NormKind::rmsnorm_plus_one: return "rmsnorm(1+w)";
+    case NormKind::layernorm: return "layernorm";
+  }
+  return "";
+}
+
+std::string_view name_of(MlpKind mlp) {
+  switch (mlp) {
+    case MlpKind::swiglu: return "swiglu";
+    case MlpKind::geglu_tanh: return "geglu-tanh";
+    case MlpKind::gelu: return "gelu";
+    case MlpKind::relu: return "relu";
+  }
+  return "";
+}
+
+std::string_view name_of(PositionKind position) {
+  switch (position) {
+    case PositionKind::rope: return "rope";
+    case PositionKind::learned: return "learned";
+    case PositionKind::alibi: return "alibi";
+  }
+  return "";
+}
+
+std::string_view name_of(ModuleId id) {
+  switch (id) {
+    case ModuleId::token_embedding: return "embed_tokens";
+    case ModuleId::position_embedding: return "embed_positions";
+    case ModuleId::project_in: return "project_in";
+    case ModuleId::embedding_norm: return "embedding_layernorm";
+    case ModuleId::query: return "q_proj";
+    case ModuleId::key: return "k_proj";
+    case ModuleId::value: return "v_proj";
+    case ModuleId::qkv: return "qkv_proj";
+    case ModuleId::attention_out: return "o_proj";
+    case ModuleId::query_norm: return "q_norm";
+    case ModuleId::key_norm: return "k_norm";
+    case ModuleId::query_down: return "q_a_proj";
+    case ModuleId::query_down_norm: return "q_a_layernorm";
+    case ModuleId::query_up: return "q_b_proj";
+    case ModuleId::key_value_down: return "kv_a_proj";
+    case ModuleId::key_value_down_norm: return "kv_a_layernorm";
+    case ModuleId::key_value_up: return "kv_b_proj";
+    case ModuleId::gate: return "gate_proj";
+    case ModuleId::up: return "up_proj";
+    case ModuleId::gate_up: return "gate_up_proj";
+    case ModuleId::down: return "down_proj";
+    case ModuleId::router: return "router";
+    case ModuleId::router_correction: return "router_correction";
+    case ModuleId::experts_gate_up: return "experts.gate_up_proj";
+    case ModuleId::experts_down: return "experts.down_proj";
+    case ModuleId::shared_gate: return "shared_experts.gate_proj";
+    case ModuleId::shared_up: return "shared_experts.up_proj";
+    case ModuleId::shared_down: return "shared_experts.down_proj";
+    case ModuleId::input_norm: return "input_layernorm";
+    case ModuleId::post_attention_norm: return "post_attention_layernorm";
+    case ModuleId::pre_ffn_norm: return "pre_feedforward_layernorm";
+    case ModuleId::post_ffn_norm: return "post_feedforward_layernorm";
+    case ModuleId::final_norm: return "norm";
+    case ModuleId::project_out: return "project_out";
+    case ModuleId::head: return "lm_head";
+  }
+  return "";
+}
+
 std::string_view name_of(Kept kept) {
   switch (kept) {
     case Kept::attention_rstd: return "attention_rstd";

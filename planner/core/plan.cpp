@@ -1,7 +1,8 @@
 // The table of a question's keys, and plan.json.
-// A key is one row: its name, what it accepts, how it is set and how it is read back. Two kinds of row: keys that this engine honours, and
-// keys that questions.md knows and this engine has at one value only; those accept that value (or null) and refuse any other by name.
-// The order matters: dtypes that follow from compute_dtype come after it, and checkpoint counts the layers that num_layers left.
+// A key is one row: its name, what it accepts, how it is set and how it is read back, and whose it is. Our own engine has some keys at one value only: there it
+// accepts that value (or null) and refuses any other by name; other engines' choices and our own's are refused on the other side.
+// The order matters: engine and tool decide what follows, dtypes that follow from compute_dtype come after it, `deepspeed` comes before the keys that say the
+// same in words of their own (an explicit key wins), and checkpoint counts the layers that num_layers left.
 #include "planner/core/plan.h"
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <charconv>
 #include <cmath>
 #include <functional>
+#include <limits>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -34,6 +36,12 @@ constexpr NumberRange kBeta{0, 0.999999999};
 constexpr NumberRange kEpsilon{0, 1, true};
 constexpr NumberRange kWeightDecay{0, 1e3};
 constexpr NumberRange kClipNorm{0, 1e9};
+constexpr NumberRange kRatio{0, 1};
+constexpr IntegerRange kShardGroup{1, std::int64_t{1} << 40};
+constexpr IntegerRange kSequenceParallel{1, 1 << 20};
+constexpr IntegerRange kLossChunks{1, 1 << 20};
+constexpr IntegerRange kLoraRank{1, 1 << 16};
+constexpr std::size_t kLongestText = 200;
 
 // ---- values ----
 
@@ -57,6 +65,8 @@ class Value {
   Value(const json& value, From from) : value_(value), from_(std::move(from)) {}
 
   bool is_null() const { return value_.is_null(); }
+  const std::string& file() const { return from_.file; }
+  const std::string& place() const { return from_.place; }
   const json& raw() const { return value_; }
 
   std::int64_t integer(IntegerRange range) const {
@@ -119,12 +129,42 @@ class Value {
 
 // ---- keys with words of their own ----
 
-Dtype read_dtype(const Value& value) {
+bool is_ours(const Question& question) { return question.plan.engine == Engine::zeroplan; }
+
+[[noreturn]] void refuse_ours(const Value& value) { value.refuse(fmt::format("{} is not modelled by the zeroplan engine yet", describe(value.raw()))); }
+
+Dtype read_dtype(const Question& question, const Value& value) {
   const std::string text = value.text();
   if (text == "bf16") return Dtype::bf16;
   if (text == "fp32") return Dtype::fp32;
-  value.refuse(fmt::format("{} is not modelled by the zeroplan engine yet", describe(value.raw())));
+  if (is_ours(question)) refuse_ours(value);
+  if (text == "fp16") return Dtype::fp16;
+  value.refuse(fmt::format("{} is no dtype of it", describe(value.raw())));
 }
+
+/// A choice whose enumerators are named by `names`, in order.
+template <class Choice, std::size_t N>
+Choice read_choice(const Value& value, const std::array<std::string_view, N>& names) {
+  const std::string text = value.text();
+  const auto at = std::find(names.begin(), names.end(), text);
+  if (at == names.end()) value.refuse(fmt::format("{} is not known", describe(value.raw())), did_you_mean({names.begin(), names.end()}, text));
+  return static_cast<Choice>(at - names.begin());
+}
+
+template <class Choice, std::size_t N>
+json name_in(const std::array<std::string_view, N>& names, Choice choice) {
+  return names[static_cast<std::size_t>(choice)];
+}
+
+constexpr std::array<std::string_view, kEngineCount> kEngineNames{"zeroplan", "deepspeed", "fsdp2", "fsdp1", "ddp", "single", "other"};
+constexpr std::array<std::string_view, 9> kOptimizerNames{"adamw", "adam", "sgd", "momentum", "adafactor", "lion", "muon", "adamw-8bit", "paged-adamw-8bit"};
+constexpr std::array<std::string_view, 4> kKernelNames{"foreach", "fused", "for-loop", "cpu"};
+constexpr std::array<std::string_view, 4> kAttentionNames{"flash", "efficient", "cudnn", "eager"};
+constexpr std::array<std::string_view, 3> kLossNames{"chunked", "plain", "fused"};
+constexpr std::array<std::string_view, 3> kOffloadNames{"none", "cpu", "nvme"};
+constexpr std::array<std::string_view, 3> kReshardNames{"default", "always", "never"};
+constexpr std::array<std::string_view, 4> kBaseDtypeNames{"bf16", "fp16", "nf4", "int8"};
+constexpr std::array<std::string_view, 9> kLoraTargets{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj"};
 
 void set_num_layers(Question& question, const Value& value) {
   if (value.is_null()) return;
@@ -136,13 +176,15 @@ void set_num_layers(Question& question, const Value& value) {
 }
 
 void set_compute_dtype(Question& question, const Value& value) {
-  question.job.compute_dtype = read_dtype(value);
-  question.job.gradient_dtype = question.job.compute_dtype;
+  const bool tf32 = !is_ours(question) && value.text() == "tf32";
+  question.job.compute_dtype = tf32 ? Dtype::fp32 : read_dtype(question, value);
+  question.job.tf32 = tf32;
+  question.job.gradient_dtype = is_ours(question) ? question.job.compute_dtype : question.parameters_dtype();
 }
 
 void set_gradient_dtype(Question& question, const Value& value) {
-  const Dtype dtype = read_dtype(value);
-  if (question.job.compute_dtype == Dtype::fp32 && dtype == Dtype::bf16)
+  const Dtype dtype = read_dtype(question, value);
+  if (is_ours(question) && question.job.compute_dtype == Dtype::fp32 && dtype == Dtype::bf16)
     value.refuse("bf16 gradients of fp32 compute are not modelled", "Set it to fp32, or compute_dtype to bf16");
   question.job.gradient_dtype = dtype;
 }
@@ -154,24 +196,127 @@ void require_same(const Value& value, std::string_view follows, std::string_view
                  fmt::format("With this {} it is {}", follows, decided));
 }
 
-std::string_view master_name(const Question& question) { return question.job.has_master() ? "fp32" : "none"; }
+std::string_view master_name(const Question& question) { return question.has_master() ? "fp32" : "none"; }
+
+/// What follows from the others is stored as unset, so that equal questions are equal.
+template <class Of>
+std::optional<Of> unless_implied(Of said, Of implied) {
+  return said == implied ? std::nullopt : std::optional(said);
+}
+
+void set_parameters_dtype(Question& question, const Value& value) {
+  if (is_ours(question)) return require_same(value, "compute_dtype", name_of(question.job.compute_dtype));
+  if (value.is_null()) return;
+  question.job.stored_dtype = unless_implied(read_dtype(question, value), question.implied_parameters_dtype());
+  question.job.gradient_dtype = question.parameters_dtype();
+}
+
+void set_master_dtype(Question& question, const Value& value) {
+  if (is_ours(question)) return require_same(value, "compute_dtype", master_name(question));
+  if (value.is_null()) return;
+  const std::string text = value.text();
+  if (text != "fp32" && text != "none") value.refuse(fmt::format("{} is not known", describe(value.raw())));
+  question.job.separate_master = unless_implied(text == "fp32", question.implied_master());
+}
+
+void set_reduce_dtype(Question& question, const Value& value) {
+  if (is_ours(question)) return require_same(value, "gradient_dtype", name_of(question.job.gradient_dtype));
+  if (value.is_null()) return;
+  question.job.wire_dtype = unless_implied(read_dtype(question, value), question.job.gradient_dtype);
+}
+
+void set_optimizer_dtype(Question& question, const Value& value) {
+  const std::string text = value.text();
+  if (text == "int8") question.job.optimizer_dtype = Dtype::int8;
+  else question.job.optimizer_dtype = read_dtype(question, value);
+}
+
+/// "PREFIX-N" as N; nullopt if the text is not of that form or N is out of range.
+std::optional<std::int64_t> number_after(const std::string& text, std::string_view prefix, std::int64_t least) {
+  if (!text.starts_with(prefix)) return std::nullopt;
+  const auto count = parse_whole<std::int64_t>(text.substr(prefix.size()));
+  return count && *count >= least && *count <= kMostLayers ? count : std::nullopt;
+}
 
 void set_checkpoint(Question& question, const Value& value) {
-  constexpr std::string_view kBlocks = "blocks-";
   const std::string text = value.text();
-  std::int64_t& blocks = question.plan.recomputed_blocks;
-  if (text == "none") blocks = 0;
-  else if (text == "full") blocks = question.job.model.num_layers;
-  else if (!text.starts_with(kBlocks)) value.refuse(fmt::format("{} is not modelled by the zeroplan engine yet", describe(value.raw())));
-  else if (const auto count = parse_whole<std::int64_t>(text.substr(kBlocks.size())); count && *count >= 0 && *count <= kMostLayers) blocks = *count;
-  else value.refuse(fmt::format("{} names no number of blocks", describe(value.raw())));
+  Plan& plan = question.plan;
+  const auto policy = [&](CheckpointPolicy chosen, std::int64_t blocks, std::int64_t every = 0) {
+    if (chosen != CheckpointPolicy::blocks && is_ours(question)) refuse_ours(value);
+    plan.checkpoint_policy = chosen;
+    plan.recomputed_blocks = blocks;
+    plan.checkpoint_every = every;
+  };
+  if (text == "none") return policy(CheckpointPolicy::blocks, 0);
+  if (text == "full") return policy(CheckpointPolicy::blocks, question.job.model.num_layers);
+  if (text == "selective-op") return policy(CheckpointPolicy::selective_op, 0);
+  if (text == "selective-attention") return policy(CheckpointPolicy::selective_attention, 0);
+  if (const auto every = number_after(text, "every-", 1)) return policy(CheckpointPolicy::every_nth, 0, *every);
+  if (const auto blocks = number_after(text, "blocks-", 0)) return policy(CheckpointPolicy::blocks, *blocks);
+  if (text.starts_with("blocks-") || text.starts_with("every-")) value.refuse(fmt::format("{} names no number of blocks", describe(value.raw())));
+  if (is_ours(question)) refuse_ours(value);
+  value.refuse(fmt::format("{} is not known", describe(value.raw())));
 }
 
 json get_checkpoint(const Question& question) {
+  switch (question.plan.checkpoint_policy) {
+    case CheckpointPolicy::every_nth: return fmt::format("every-{}", question.plan.checkpoint_every);
+    case CheckpointPolicy::selective_op: return "selective-op";
+    case CheckpointPolicy::selective_attention: return "selective-attention";
+    case CheckpointPolicy::blocks: break;
+  }
   const std::int64_t blocks = question.plan.recomputed_blocks;
   if (blocks == 0) return "none";
   if (blocks == question.job.model.num_layers) return "full";
   return fmt::format("blocks-{}", blocks);
+}
+
+// ---- what is trained ----
+
+/// A JSON object, or its text (the words of a command line).
+json object_of(const Value& value) {
+  if (value.raw().is_object()) return value.raw();
+  if (!value.raw().is_string()) value.refuse_type();
+  json parsed = json::parse(value.raw().get_ref<const std::string&>(), nullptr, false);
+  if (!parsed.is_object()) value.refuse_type();
+  return parsed;
+}
+
+std::vector<std::string> read_lora_targets(const JsonFields& fields) {
+  const json& list = fields.at("lora_targets");
+  if (!list.is_array() || list.empty()) fields.fail("lora_targets", fmt::format("must be a list of names, got {}", describe(list)), "");
+  std::vector<std::string> targets;
+  for (const json& name : list) {
+    const std::string text = name.is_string() ? name.get<std::string>() : "";
+    if (std::find(kLoraTargets.begin(), kLoraTargets.end(), text) == kLoraTargets.end())
+      fields.fail("lora_targets", fmt::format("{} is not a linear layer of a block", describe(name)), did_you_mean({kLoraTargets.begin(), kLoraTargets.end()}, text));
+    targets.push_back(text);
+  }
+  return targets;
+}
+
+void set_train(Question& question, const Value& value) {
+  if (value.is_null() || value.raw() == "full") {
+    question.job.lora.reset();
+    return;
+  }
+  if (value.raw().is_string())
+    if (const auto rank = number_after(value.text(), "lora-", kLoraRank.least); rank && *rank <= kLoraRank.most) {
+      question.job.lora = Lora{*rank, {kLoraTargets.begin(), kLoraTargets.begin() + 7}, BaseDtype::bf16};
+      return;
+    }
+  const json object = object_of(value);
+  const JsonFields fields(object, value.file(), value.place());
+  fields.refuse_unknown({"lora_rank", "lora_targets", "base_dtype"});
+  Lora lora{fields.integer("lora_rank", kLoraRank), read_lora_targets(fields), BaseDtype::bf16};
+  if (fields.has("base_dtype")) lora.base_dtype = read_choice<BaseDtype>(Value(fields.at("base_dtype"), {value.file(), value.place() + "/base_dtype", "bf16|fp16|nf4|int8"}), kBaseDtypeNames);
+  question.job.lora = std::move(lora);
+}
+
+json get_train(const Question& question) {
+  if (!question.job.lora) return "full";
+  const Lora& lora = *question.job.lora;
+  return {{"lora_rank", lora.rank}, {"lora_targets", lora.targets}, {"base_dtype", name_in(kBaseDtypeNames, lora.base_dtype)}};
 }
 
 std::vector<std::string_view> kept_names() {
@@ -218,17 +363,28 @@ json get_keep(const Question& question) {
 
 void set_shard_group(Question& question, const Value& value) {
   const std::int64_t world = question.cluster.world_size();
-  if (!value.is_null() && value.integer({1, std::int64_t{1} << 40}) != world)
+  if (!is_ours(question)) {
+    question.plan.shard_group.reset();
+    if (!value.is_null()) question.plan.shard_group = unless_implied(value.integer(kShardGroup), world);
+    return;
+  }
+  if (!value.is_null() && value.integer(kShardGroup) != world)
     value.refuse(fmt::format("{} is not modelled by the zeroplan engine yet", describe(value.raw())),
                  fmt::format("Leave it out or give the world size {}: all ranks share one copy", world));
 }
 
 // ---- the table ----
 
+/// Whose choice a key is: every engine's, our own's, or the others'.
+enum class Owner : std::uint8_t { all, ours, others };
+
 struct Row {
   QuestionKey about;
   std::function<void(Question&, const Value&)> set;
   std::function<json(const Question&)> get;
+  Owner owner = Owner::all;
+  std::optional<json> only_of_ours = std::nullopt;  ///< the one value that our own engine has
+  bool null_unsays = false;                         ///< null makes it not stated
 };
 
 Row integer_row(QuestionKey about, IntegerRange range, std::int64_t& (*field)(Question&)) {
@@ -239,80 +395,196 @@ Row number_row(QuestionKey about, NumberRange range, double& (*field)(Question&)
   return {about, [=](Question& q, const Value& v) { field(q) = v.number(range); }, [=](const Question& q) { return json(field(const_cast<Question&>(q))); }};
 }
 
-/// A key that this engine has at one value only.
-Row fixed_row(QuestionKey about, json only) {
-  return {about,
-          [=](Question&, const Value& v) {
-            if (!v.is_null() && !v.says(only)) v.refuse(fmt::format("{} is not modelled by the zeroplan engine yet", describe(v.raw())));
+Row flag_row(QuestionKey about, bool& (*field)(Question&)) {
+  return {about, [=](Question& q, const Value& v) { field(q) = v.boolean(); }, [=](const Question& q) { return json(field(const_cast<Question&>(q))); }};
+}
+
+/// true, false or null for not stated.
+Row maybe_row(QuestionKey about, std::optional<bool>& (*field)(Question&)) {
+  return {about, [=](Question& q, const Value& v) { field(q) = v.is_null() ? std::nullopt : std::optional(v.boolean()); },
+          [=](const Question& q) {
+            const std::optional<bool> said = field(const_cast<Question&>(q));
+            return said ? json(*said) : json(nullptr);
           },
-          [=](const Question&) { return only; }};
+          Owner::all, std::nullopt, true};
+}
+
+template <class Choice, std::size_t N>
+Row choice_row(QuestionKey about, const std::array<std::string_view, N>& names, Choice& (*field)(Question&)) {
+  return {about, [field, &names](Question& q, const Value& v) { field(q) = read_choice<Choice>(v, names); },
+          [field, &names](const Question& q) { return name_in(names, field(const_cast<Question&>(q))); }};
+}
+
+/// A text for people or tools; null is empty.
+Row text_row(QuestionKey about, std::string& (*field)(Question&)) {
+  return {about,
+          [=](Question& q, const Value& v) {
+            const std::string text = v.is_null() ? "" : v.text();
+            if (text.size() > kLongestText) v.refuse(fmt::format("is longer than {} characters", kLongestText));
+            field(q) = text;
+          },
+          [=](const Question& q) {
+            const std::string& text = field(const_cast<Question&>(q));
+            return text.empty() ? json(nullptr) : json(text);
+          },
+          Owner::all, std::nullopt, true};
+}
+
+/// A key that our own engine has at one value only.
+Row only(json value, Row row) {
+  row.only_of_ours = std::move(value);
+  return row;
+}
+
+Row of(Owner owner, Row row) {
+  row.owner = owner;
+  return row;
+}
+
+void set_reshard(Question& question, const Value& value) {
+  if (question.plan.engine != Engine::fsdp2) value.refuse(fmt::format("is FSDP2's; {} has none", name_of(question.plan.engine)), "Leave it out");
+  question.plan.reshard = read_choice<Reshard>(value, kReshardNames);
+}
+
+json get_reshard(const Question& question) { return question.plan.engine == Engine::fsdp2 ? name_in(kReshardNames, question.plan.reshard) : json(nullptr); }
+
+void set_deepspeed(Question& question, const Value& value) {
+  if (question.plan.engine != Engine::deepspeed) value.refuse(fmt::format("is DeepSpeed's; the engine is {}", name_of(question.plan.engine)), "Set engine=deepspeed");
+  std::vector<DeepSpeedNote> unused;
+  set_deepspeed_keys(question, object_of(value), value.file(), value.place(), false, unused);
+}
+
+json get_deepspeed(const Question& question) { return question.plan.engine == Engine::deepspeed ? deepspeed_keys(question) : json(nullptr); }
+
+Row offload_row(QuestionKey about, Offload& (*field)(Question&)) { return only("none", choice_row<Offload>(about, kOffloadNames, field)); }
+
+/// Engine, its tool and version, and DeepSpeed's own keys, which later rows overwrite.
+void add_engine_rows(std::vector<Row>& rows) {
+  rows.push_back({{"engine", "zeroplan|deepspeed|fsdp2|fsdp1|ddp|single|other", "whose training step is planned"},
+                  [](Question& q, const Value& v) {
+                    if (!v.is_null()) set_engine(q, read_choice<Engine>(v, kEngineNames));
+                  },
+                  [](const Question& q) { return json(name_of(q.plan.engine)); }});
+  rows.push_back(of(Owner::others, text_row({"tool", "a name, as xtuner, hf-trainer, torchtitan", "who configured the engine, and so whose model code and defaults"},
+                                            [](Question& q) -> std::string& { return q.plan.tool; })));
+  rows.push_back(of(Owner::others, text_row({"preset", "a name, as xtuner-zero3", "whose defaults were taken"}, [](Question& q) -> std::string& { return q.plan.preset; })));
+  rows.push_back(of(Owner::others, text_row({"engine_version", "a version, as 0.19.8", "of the engine, where it changes memory"},
+                                            [](Question& q) -> std::string& { return q.plan.engine_version; })));
+  rows.push_back(of(Owner::others, text_row({"torch", "a version or date", "of PyTorch"}, [](Question& q) -> std::string& { return q.plan.torch; })));
+}
+
+void add_dtype_rows(std::vector<Row>& rows) {
+  rows.push_back({{"compute_dtype", "bf16|fp32; other engines also fp16|tf32", "dtype of parameters and activations in use; sets gradient_dtype too"},
+                  set_compute_dtype,
+                  [](const Question& q) { return json(q.job.tf32 ? "tf32" : name_of(q.job.compute_dtype)); }});
+  rows.push_back({{"parameters_dtype", "the compute_dtype; other engines fp32|bf16|fp16", "dtype of the stored parameters"},
+                  set_parameters_dtype,
+                  [](const Question& q) { return json(name_of(q.parameters_dtype())); }});
+  rows.push_back(of(Owner::others, {{"deepspeed", "an object with keys of the DeepSpeed JSON", "what its source says explicitly of zero_optimization"}, set_deepspeed, get_deepspeed}));
+  rows.push_back(of(Owner::others, {{"deepspeed_top", "an object with top-level keys of the DeepSpeed JSON", "as data_types; kept in deepspeed"},
+                                    set_deepspeed,
+                                    [](const Question&) { return json(nullptr); }}));
+  rows.push_back({{"gradient_dtype", "bf16|fp32 (fp32 with fp32 compute); other engines also fp16", "dtype in which gradients are kept, accumulated and sent"},
+                  set_gradient_dtype,
+                  [](const Question& q) { return json(name_of(q.job.gradient_dtype)); }});
+  rows.push_back({{"master_dtype", "fp32 with bf16 compute, none with fp32; other engines fp32|none", "dtype of the separate master copy"},
+                  set_master_dtype,
+                  [](const Question& q) { return json(master_name(q)); }});
+  rows.push_back({{"reduce_dtype", "the gradient_dtype; other engines fp32|bf16|fp16", "dtype of gradients on the wire"},
+                  set_reduce_dtype,
+                  [](const Question& q) { return json(name_of(q.reduce_dtype())); }});
+}
+
+void add_shape_rows(std::vector<Row>& rows) {
+  rows.push_back(integer_row({"stage", "0|1|2|3", "ZeRO stage: what the ranks share out (1 optimizer, 2 also gradients, 3 also parameters)"}, kStage,
+                             [](Question& q) -> std::int64_t& { return q.plan.stage; }));
+  rows.push_back(of(Owner::others, {{"reshard", "default|always|never, FSDP2 only", "what FSDP2 does with gathered parameters after forward"}, set_reshard, get_reshard}));
+  rows.push_back({{"shard_group", "the world size; other engines: a divisor of it", "ranks that share one copy"},
+                  set_shard_group,
+                  [](const Question& q) { return !is_ours(q) && q.plan.shard_group ? json(*q.plan.shard_group) : json(nullptr); }});
+  rows.push_back(only(1, integer_row({"sequence_parallel", "1; other engines 1 to 1048576", "ranks that share one sequence"}, kSequenceParallel,
+                                     [](Question& q) -> std::int64_t& { return q.job.sequence_parallel; })));
+  rows.push_back(integer_row({"seq", "1 to 16777216", "tokens of one sequence"}, kSeq, [](Question& q) -> std::int64_t& { return q.job.seq; }));
+  rows.push_back(integer_row({"micro_batch", "1 to 1048576", "sequences a rank and micro batch"}, kMicroBatch, [](Question& q) -> std::int64_t& { return q.plan.micro_batch; }));
+  rows.push_back(integer_row({"accumulate", "1 to 1048576", "micro batches a step"}, kAccumulate, [](Question& q) -> std::int64_t& { return q.plan.accumulate; }));
+  rows.push_back({{"packed", "true|false (memory is the same: seq counts either way)", "samples are packed to seq"},
+                  [](Question& q, const Value& v) {
+                    if (!v.is_null()) q.job.packed = v.boolean();
+                  },
+                  [](const Question& q) { return json(q.job.packed); }});
+  rows.push_back({{"num_layers", "1 to 1048576, null for the model's own", "number of blocks instead of the model's own"},
+                  set_num_layers,
+                  [](const Question& q) { return json(q.job.model.num_layers); }});
+  rows.push_back(only("full", {{"train", "full; other engines also lora-R or an object with lora_rank, lora_targets, base_dtype", "what is trained"}, set_train, get_train}));
+}
+
+void add_activation_rows(std::vector<Row>& rows) {
+  rows.push_back({{"checkpoint", "none|full|blocks-N; other engines also every-N|selective-op|selective-attention", "which blocks are recomputed in backward (the first N)"},
+                  set_checkpoint,
+                  get_checkpoint});
+  rows.push_back(of(Owner::others, maybe_row({"checkpoint_reentrant", "true|false, null for the tool's default", "whether checkpoints are reentrant"},
+                                             [](Question& q) -> std::optional<bool>& { return q.plan.checkpoint_reentrant; })));
+  rows.push_back(of(Owner::ours, {{"keep", "attention_rstd, qkv, attention_out, residual, ffn_rstd, gate_up, all or none; several with commas or as a list",
+                                   "what recomputed blocks keep all the same"},
+                                  set_keep,
+                                  get_keep}));
+  rows.push_back(of(Owner::ours, integer_row({"prefetch_units", "0 to 8", "stage 3: units gathered ahead of their use"}, kPrefetchUnits,
+                                             [](Question& q) -> std::int64_t& { return q.plan.prefetch_units; })));
+  rows.push_back(of(Owner::ours, flag_row({"overlap_comm", "true|false", "gradients are reduced beside the next unit's backward (one more gradient buffer)"},
+                                          [](Question& q) -> bool& { return q.plan.overlap_comm; })));
+  rows.push_back(only("flash", choice_row<AttentionKernel>({"attention", "flash; other engines also efficient|cudnn|eager", "attention kernel"}, kAttentionNames,
+                                          [](Question& q) -> AttentionKernel& { return q.plan.attention; })));
+  rows.push_back(only("chunked", choice_row<Loss>({"loss", "chunked (by loss_chunk_tokens); other engines plain|chunked|fused", "how logits are made"}, kLossNames,
+                                            [](Question& q) -> Loss& { return q.plan.loss; })));
+  rows.push_back(of(Owner::ours, integer_row({"loss_chunk_tokens", "1 to 2147483648", "logits exist for so many tokens at once"}, kLossChunkTokens,
+                                             [](Question& q) -> std::int64_t& { return q.plan.loss_chunk_tokens; })));
+  rows.push_back(of(Owner::others, {{"loss_chunks", "1 to 1048576", "with loss=chunked: into so many parts"},
+                                    [](Question& q, const Value& v) { q.plan.loss_chunks = v.integer(kLossChunks); },
+                                    [](const Question& q) { return q.plan.loss_chunks ? json(*q.plan.loss_chunks) : json(nullptr); }}));
+  rows.push_back(of(Owner::others, maybe_row({"logits_fp32", "true|false", "logits are cast to fp32 before the loss"}, [](Question& q) -> std::optional<bool>& { return q.job.logits_fp32; })));
+}
+
+void add_optimizer_rows(std::vector<Row>& rows) {
+  rows.push_back(only("adamw", choice_row<Optimizer>({"optimizer", "adamw; other engines also adam|sgd|momentum|adafactor|lion|muon|adamw-8bit|paged-adamw-8bit", "optimizer"}, kOptimizerNames,
+                                          [](Question& q) -> Optimizer& { return q.job.optimizer; })));
+  rows.push_back(only("fp32", {{"optimizer_dtype", "fp32; other engines also bf16|int8", "dtype of the moments"},
+                               set_optimizer_dtype,
+                               [](const Question& q) { return json(name_of(q.job.optimizer_dtype)); }}));
+  rows.push_back(of(Owner::others, choice_row<OptimizerKernel>({"optimizer_kernel", "foreach|fused|for-loop|cpu", "how the optimizer's step is computed"}, kKernelNames,
+                                              [](Question& q) -> OptimizerKernel& { return q.plan.optimizer_kernel; })));
+  rows.push_back(number_row({"learning_rate", "0 to 1000", "AdamW's step size"}, kLearningRate, [](Question& q) -> double& { return q.job.learning_rate; }));
+  rows.push_back(number_row({"beta1", "0 to below 1", "AdamW's decay of the first moment"}, kBeta, [](Question& q) -> double& { return q.job.beta1; }));
+  rows.push_back(number_row({"beta2", "0 to below 1", "AdamW's decay of the second moment"}, kBeta, [](Question& q) -> double& { return q.job.beta2; }));
+  rows.push_back(number_row({"epsilon", "above 0 to 1", "AdamW's epsilon"}, kEpsilon, [](Question& q) -> double& { return q.job.epsilon; }));
+  rows.push_back(number_row({"weight_decay", "0 to 1000", "decoupled weight decay, on every parameter"}, kWeightDecay, [](Question& q) -> double& { return q.job.weight_decay; }));
+  rows.push_back(number_row({"clip_norm", "0 to 1e9", "the global gradient norm is clipped to this; 0: no clipping"}, kClipNorm, [](Question& q) -> double& { return q.job.clip_norm; }));
+}
+
+void add_memory_rows(std::vector<Row>& rows) {
+  rows.push_back(offload_row({"offload_optimizer", "none; other engines also cpu|nvme", "where the optimizer's state lives instead"},
+                             [](Question& q) -> Offload& { return q.plan.offload_optimizer; }));
+  rows.push_back(of(Owner::others, number_row({"offload_optimizer_ratio", "0 to 1", "part of the optimizer that lives there"}, kRatio,
+                                              [](Question& q) -> double& { return q.plan.offload_optimizer_ratio; })));
+  rows.push_back(offload_row({"offload_parameters", "none; other engines also cpu|nvme", "where parameters live instead"},
+                             [](Question& q) -> Offload& { return q.plan.offload_parameters; }));
+  rows.push_back(offload_row({"offload_activations", "none; other engines also cpu", "where activations live instead"},
+                             [](Question& q) -> Offload& { return q.plan.offload_activations; }));
+  rows.push_back(only(false, flag_row({"compile", "false; other engines also true", "torch.compile on the blocks"}, [](Question& q) -> bool& { return q.plan.compile; })));
+  rows.push_back(only(false, flag_row({"fp8", "false; other engines also true", "fp8 matrix multiplications"}, [](Question& q) -> bool& { return q.plan.fp8; })));
+  rows.push_back(of(Owner::others, flag_row({"zero_init", "true|false", "stage 3: the model is made or loaded in shards"}, [](Question& q) -> bool& { return q.plan.zero_init; })));
+  rows.push_back(of(Owner::others, flag_row({"expandable_segments", "true|false", "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"},
+                                            [](Question& q) -> bool& { return q.plan.expandable_segments; })));
 }
 
 std::vector<Row> make_rows() {
-  return {
-      fixed_row({"engine", "zeroplan", "whose training step is planned"}, "zeroplan"),
-      integer_row({"stage", "0|1|2|3", "ZeRO stage: what the ranks share out (1 optimizer, 2 also gradients, 3 also parameters)"}, kStage,
-                  [](Question& q) -> std::int64_t& { return q.plan.stage; }),
-      integer_row({"seq", "1 to 16777216", "tokens of one sequence"}, kSeq, [](Question& q) -> std::int64_t& { return q.job.seq; }),
-      integer_row({"micro_batch", "1 to 1048576", "sequences a rank and micro batch"}, kMicroBatch,
-                  [](Question& q) -> std::int64_t& { return q.plan.micro_batch; }),
-      integer_row({"accumulate", "1 to 1048576", "micro batches a step"}, kAccumulate, [](Question& q) -> std::int64_t& { return q.plan.accumulate; }),
-      {{"num_layers", "1 to 1048576, null for the model's own", "number of blocks instead of the model's own"},
-       set_num_layers,
-       [](const Question& q) { return json(q.job.model.num_layers); }},
-      {{"compute_dtype", "bf16|fp32", "dtype of parameters and activations; sets gradient_dtype too"},
-       set_compute_dtype,
-       [](const Question& q) { return json(name_of(q.job.compute_dtype)); }},
-      {{"gradient_dtype", "bf16|fp32 (fp32 with fp32 compute)", "dtype in which gradients are kept, accumulated and sent"},
-       set_gradient_dtype,
-       [](const Question& q) { return json(name_of(q.job.gradient_dtype)); }},
-      {{"parameters_dtype", "the compute_dtype", "dtype of the stored parameters"},
-       [](Question& q, const Value& v) { require_same(v, "compute_dtype", name_of(q.job.compute_dtype)); },
-       [](const Question& q) { return json(name_of(q.job.compute_dtype)); }},
-      {{"master_dtype", "fp32 with bf16 compute, none with fp32", "dtype of the separate master copy"},
-       [](Question& q, const Value& v) { require_same(v, "compute_dtype", master_name(q)); },
-       [](const Question& q) { return json(master_name(q)); }},
-      {{"reduce_dtype", "the gradient_dtype", "dtype of gradients on the wire"},
-       [](Question& q, const Value& v) { require_same(v, "gradient_dtype", name_of(q.job.gradient_dtype)); },
-       [](const Question& q) { return json(name_of(q.job.gradient_dtype)); }},
-      {{"checkpoint", "none|full|blocks-N", "which blocks are recomputed in backward (the first N)"}, set_checkpoint, get_checkpoint},
-      {{"keep", "attention_rstd, qkv, attention_out, residual, ffn_rstd, gate_up, all or none; several with commas or as a list",
-        "what recomputed blocks keep all the same"},
-       set_keep,
-       get_keep},
-      integer_row({"prefetch_units", "0 to 8", "stage 3: units gathered ahead of their use"}, kPrefetchUnits,
-                  [](Question& q) -> std::int64_t& { return q.plan.prefetch_units; }),
-      {{"overlap_comm", "true|false", "gradients are reduced beside the next unit's backward (one more gradient buffer)"},
-       [](Question& q, const Value& v) { q.plan.overlap_comm = v.boolean(); },
-       [](const Question& q) { return json(q.plan.overlap_comm); }},
-      integer_row({"loss_chunk_tokens", "1 to 2147483648", "logits exist for so many tokens at once"}, kLossChunkTokens,
-                  [](Question& q) -> std::int64_t& { return q.plan.loss_chunk_tokens; }),
-      number_row({"learning_rate", "0 to 1000", "AdamW's step size"}, kLearningRate, [](Question& q) -> double& { return q.job.learning_rate; }),
-      number_row({"beta1", "0 to below 1", "AdamW's decay of the first moment"}, kBeta, [](Question& q) -> double& { return q.job.beta1; }),
-      number_row({"beta2", "0 to below 1", "AdamW's decay of the second moment"}, kBeta, [](Question& q) -> double& { return q.job.beta2; }),
-      number_row({"epsilon", "above 0 to 1", "AdamW's epsilon"}, kEpsilon, [](Question& q) -> double& { return q.job.epsilon; }),
-      number_row({"weight_decay", "0 to 1000", "decoupled weight decay, on every parameter"}, kWeightDecay,
-                 [](Question& q) -> double& { return q.job.weight_decay; }),
-      number_row({"clip_norm", "0 to 1e9", "the global gradient norm is clipped to this; 0: no clipping"}, kClipNorm,
-                 [](Question& q) -> double& { return q.job.clip_norm; }),
-      {{"shard_group", "the world size", "ranks that share one copy"}, set_shard_group, [](const Question&) { return json(nullptr); }},
-      fixed_row({"sequence_parallel", "1", "ranks that share one sequence"}, 1),
-      fixed_row({"train", "full", "what is trained"}, "full"),
-      {{"packed", "true|false (memory is the same: seq counts either way)", "samples are packed to seq"},
-       [](Question&, const Value& v) {
-         if (!v.is_null()) v.boolean();
-       },
-       [](const Question&) { return json(true); }},
-      fixed_row({"optimizer", "adamw", "optimizer"}, "adamw"),
-      fixed_row({"optimizer_dtype", "fp32", "dtype of the moments"}, "fp32"),
-      fixed_row({"attention", "flash", "attention kernel"}, "flash"),
-      fixed_row({"loss", "chunked (by loss_chunk_tokens)", "how logits are made"}, "chunked"),
-      fixed_row({"offload_optimizer", "none", "where the optimizer's state lives instead"}, "none"),
-      fixed_row({"offload_parameters", "none", "where parameters live instead"}, "none"),
-      fixed_row({"offload_activations", "none", "where activations live instead"}, "none"),
-      fixed_row({"compile", "false", "torch.compile on the blocks"}, false),
-      fixed_row({"fp8", "false", "fp8 matrix multiplications"}, false),
-  };
+  std::vector<Row> rows;
+  add_engine_rows(rows);
+  add_dtype_rows(rows);
+  add_shape_rows(rows);
+  add_activation_rows(rows);
+  add_optimizer_rows(rows);
+  add_memory_rows(rows);
+  return rows;
 }
 
 const std::vector<Row>& rows() {
@@ -326,10 +598,6 @@ const Row* find_row(std::string_view key) {
   return nullptr;
 }
 
-// Keys of questions.md that say something of other engines or of the machine; here they only have a refusal.
-constexpr std::array<std::string_view, 14> kKeysOfOtherEngines{
-    "tool", "reshard", "optimizer_kernel", "loss_chunks", "logits_fp32", "deepspeed", "deepspeed_top", "preset",
-    "expandable_segments", "torch", "engine_version", "checkpoint_reentrant", "zero_init", "offload_optimizer_ratio"};
 constexpr std::array<std::string_view, 5> kKeysOfModelAndCluster{"model", "gpu", "gpus_per_node", "nodes", "link"};
 
 template <std::size_t N>
@@ -343,18 +611,33 @@ std::vector<std::string_view> key_names() {
   return names;
 }
 
-/// For a key that is not in the table. Null for a known key of another engine says nothing and is let through.
-void refuse_key(std::string_view key, const json& value, const std::string& file, const std::string& place) {
+/// For a key that is not in the table.
+[[noreturn]] void refuse_key(std::string_view key, const std::string& file, const std::string& place) {
   if (holds(kKeysOfModelAndCluster, key))
     throw InputError(file, place, "is part of the model or the cluster and no key of the plan", "Name them as the model and the cluster");
-  if (!holds(kKeysOfOtherEngines, key)) throw InputError(file, place, "is not a known key", did_you_mean(key_names(), key));
-  if (!value.is_null()) throw InputError(file, place, "is a choice of other engines; not modelled by the zeroplan engine yet", "Leave it out");
+  throw InputError(file, place, "is not a known key", did_you_mean(key_names(), key));
 }
 
-void set_key_at(Question& question, std::string_view key, const json& value, const std::string& file, const std::string& place) {
+/// Whether the question's engine has the row's choice at all.
+bool has_choice(const Question& question, const Row& row) { return row.owner == Owner::all || (row.owner == Owner::ours) == is_ours(question); }
+
+/// Null is "not stated": it changes nothing where the key is another engine's, or has a value that it cannot unsay.
+bool null_says_nothing(const Question& question, const Row& row) {
+  if (!has_choice(question, row)) return true;
+  return !row.null_unsays && (row.owner == Owner::others || row.only_of_ours);
+}
+
+void set_key_at(Question& question, std::string_view key, const json& json_value, const std::string& file, const std::string& place) {
   const Row* row = find_row(key);
-  if (row == nullptr) return refuse_key(key, value, file, place);
-  row->set(question, Value(value, {file, place, row->about.values}));
+  if (row == nullptr) refuse_key(key, file, place);
+  const Value value(json_value, {file, place, row->about.values});
+  if (value.is_null() && null_says_nothing(question, *row)) return;
+  if (!has_choice(question, *row)) {
+    if (is_ours(question)) throw InputError(file, place, "is a choice of other engines; not modelled by the zeroplan engine yet", "Leave it out");
+    throw InputError(file, place, fmt::format("is a choice of the zeroplan engine; {} has none", name_of(question.plan.engine)), "Leave it out");
+  }
+  if (is_ours(question) && row->only_of_ours && !value.says(*row->only_of_ours)) refuse_ours(value);
+  row->set(question, value);
 }
 
 }  // namespace
@@ -375,7 +658,373 @@ void set_key(Question& question, std::string_view key, const json& value, const 
 json get_key(const Question& question, std::string_view key) {
   const Row* row = find_row(key);
   if (row == nullptr) throw UsageError(fmt::format("{}: is not a known key. {}", key, did_you_mean(key_names(), key)));
-  return row->get(question);
+  return has_choice(question, *row) ? row->get(question) : json(nullptr);
+}
+
+std::string_view name_of(Engine engine) { return kEngineNames[static_cast<std::size_t>(engine)]; }
+
+Dtype Question::implied_parameters_dtype() const {
+  switch (plan.engine) {
+    case Engine::zeroplan:
+    case Engine::deepspeed:
+    case Engine::other: return job.compute_dtype;
+    case Engine::fsdp2:
+    case Engine::fsdp1:
+    case Engine::ddp:
+    case Engine::single: return Dtype::fp32;
+  }
+  return Dtype::fp32;
+}
+
+bool Question::implied_master() const {
+  switch (plan.engine) {
+    case Engine::zeroplan:
+    case Engine::other: return job.compute_dtype != Dtype::fp32;
+    case Engine::deepspeed: return !plan.deepspeed.bf16_master_weights_and_grads;
+    case Engine::fsdp2:
+    case Engine::fsdp1:
+    case Engine::ddp:
+    case Engine::single: return false;
+  }
+  return false;
+}
+
+void set_engine(Question& question, Engine engine) {
+  if (question.plan.engine == engine) return;
+  question.plan.engine = engine;
+  question.job.stored_dtype.reset();
+  question.job.separate_master.reset();
+  question.job.wire_dtype.reset();
+  question.job.gradient_dtype = question.parameters_dtype();
+  question.plan.loss = engine == Engine::zeroplan ? Loss::chunked : Loss::plain;
+  if (engine == Engine::ddp || engine == Engine::single) question.plan.stage = 0;
+}
+
+// ---- DeepSpeed's keys ----
+
+std::string_view name_of(DeepSpeedNoteCode code) {
+  switch (code) {
+    case DeepSpeedNoteCode::unknown_key: return "unknown_key";
+    case DeepSpeedNoteCode::auto_dropped: return "auto_dropped";
+    case DeepSpeedNoteCode::auto_resolved: return "auto_resolved";
+    case DeepSpeedNoteCode::unused_at_stage: return "unused_at_stage";
+    case DeepSpeedNoteCode::offload_ignored: return "offload_ignored";
+    case DeepSpeedNoteCode::deprecated_key: return "deprecated_key";
+    case DeepSpeedNoteCode::overwritten: return "overwritten";
+    case DeepSpeedNoteCode::trailing_comma: return "trailing_comma";
+    case DeepSpeedNoteCode::not_modelled: return "not_modelled";
+    case DeepSpeedNoteCode::no_effect: return "no_effect";
+  }
+  return "";
+}
+
+bool tool_resolves_auto(std::string_view tool) {
+  constexpr std::array<std::string_view, 7> kTools{"hf-trainer", "transformers", "accelerate", "llamafactory", "ms-swift", "axolotl", "easycontext"};
+  return std::find(kTools.begin(), kTools.end(), tool) != kTools.end();
+}
+
+namespace {
+
+/// Reads one object of a DeepSpeed JSON into a question.
+class DeepSpeedReader {
+ public:
+  DeepSpeedReader(Question& question, std::vector<DeepSpeedNote>& notes) : question_(question), options_(question.plan.deepspeed), notes_(notes) {}
+
+  void read_zero(const JsonFields& zero) {
+    if (zero.has("stage")) question_.plan.stage = zero.integer("stage", kStage);  // first: what other keys do depends on it
+    for (const auto& [key, unused] : zero.raw().items())
+      if (!read_zero_key(zero, key)) refuse_unknown(zero, key);
+  }
+
+  /// Keys of zero_optimization and of the top level side by side, as questions have them.
+  void read_mixed(const JsonFields& fields) {
+    if (fields.has("stage")) question_.plan.stage = fields.integer("stage", kStage);
+    for (const auto& [key, unused] : fields.raw().items())
+      if (!read_zero_key(fields, key) && !read_top_key(fields, key)) refuse_unknown(fields, key);
+  }
+
+ private:
+  void note(DeepSpeedNoteCode code, const JsonFields& fields, std::string_view key, std::string text) { notes_.push_back({code, fields.pointer_to(key), std::move(text)}); }
+
+  [[noreturn]] static void refuse_unknown(const JsonFields& fields, const std::string& key) {
+    std::vector<std::string_view> known{"stage", "overlap_comm", "offload_optimizer", "offload_param"};
+    for (const DeepSpeedInteger& integer : kDeepSpeedIntegers) known.push_back(integer.key);
+    for (const DeepSpeedFlag& flag : kDeepSpeedFlags) known.push_back(flag.key);
+    fields.fail(key, "is not a known key: DeepSpeed refuses it", did_you_mean(known, key));
+  }
+
+  /// Keys with the prefix stage3_ may be written without it.
+  static bool is(std::string_view key, std::string_view name) { return key == name || (name.starts_with("stage3_") && key == name.substr(7)); }
+
+  bool read_zero_key(const JsonFields& zero, const std::string& key) {
+    for (const DeepSpeedInteger& integer : kDeepSpeedIntegers)
+      if (is(key, integer.key)) return read_integer_key(zero, key, integer), true;
+    for (const DeepSpeedFlag& flag : kDeepSpeedFlags)
+      if (is(key, flag.key)) {
+        if (!drop_auto(zero, key)) options_.*flag.field = zero.boolean(key);
+        if (flag.stage3_only) note_stage3(zero, key);
+        return true;
+      }
+    if (key == "stage") return true;
+    if (key == "overlap_comm") {
+      if (!zero.has(key)) options_.overlap_comm.reset();
+      else if (!drop_auto(zero, key)) options_.overlap_comm = zero.boolean(key);
+      return true;
+    }
+    if (key == "offload_optimizer") return read_offload_optimizer(zero, key), true;
+    if (key == "offload_param") return read_offload_parameters(zero, key), true;
+    return read_deprecated(zero, key) || read_unmodelled(zero, key);
+  }
+
+  bool is_auto(const JsonFields& fields, const std::string& key) const { return fields.has(key) && fields.at(key) == "auto"; }
+
+  bool drop_auto(const JsonFields& fields, const std::string& key) {
+    if (!is_auto(fields, key)) return false;
+    note(DeepSpeedNoteCode::auto_dropped, fields, key, fmt::format("\"auto\" is dropped in silence: DeepSpeed's default is used"));
+    return true;
+  }
+
+  void note_stage3(const JsonFields& zero, const std::string& key) {
+    if (question_.plan.stage != 3) note(DeepSpeedNoteCode::unused_at_stage, zero, key, fmt::format("has no effect at stage {}", question_.plan.stage));
+  }
+
+  std::int64_t resolve(AutoRule rule) const {
+    const std::int64_t H = question_.job.model.hidden_size;
+    switch (rule) {
+      case AutoRule::hidden_squared: return checked_multiply(H, H);
+      case AutoRule::nine_tenths_of_hidden_squared: return static_cast<std::int64_t>(0.9 * static_cast<double>(H) * static_cast<double>(H));
+      case AutoRule::ten_hidden: return 10 * H;
+      case AutoRule::none: break;
+    }
+    return 0;
+  }
+
+  void read_integer_key(const JsonFields& zero, const std::string& key, const DeepSpeedInteger& integer) {
+    if (integer.stage3_only) note_stage3(zero, key);
+    if (is_auto(zero, key) && integer.auto_rule != AutoRule::none && tool_resolves_auto(question_.plan.tool)) {
+      options_.*integer.field = resolve(integer.auto_rule);
+      note(DeepSpeedNoteCode::auto_resolved, zero, key, fmt::format("{} makes {} of \"auto\" for hidden_size {}", question_.plan.tool, options_.*integer.field, question_.job.model.hidden_size));
+      return;
+    }
+    if (!drop_auto(zero, key)) options_.*integer.field = read_count(zero, key, integer.least);
+  }
+
+  /// A whole number, also written as 5e8 or "500000000" (pydantic converts).
+  static std::int64_t read_count(const JsonFields& fields, const std::string& key, std::int64_t least) {
+    const json& value = fields.at(key);
+    if (value.is_string())
+      if (const auto number = parse_whole<std::int64_t>(value.get_ref<const std::string&>()); number && *number >= least) return *number;
+    const IntegerRange range{least, std::numeric_limits<std::int64_t>::max()};
+    if (!value.is_number_float()) return fields.integer(key, range);
+    constexpr double kLargestExact = 9007199254740992.0;  // 2^53
+    const double number = value.get<double>();
+    if (!(number >= static_cast<double>(least)) || number > kLargestExact || number != std::floor(number))
+      fields.fail(key, fmt::format("must be a whole number of elements, got {}", describe(value)), "");
+    return static_cast<std::int64_t>(number);
+  }
+
+  /// A flag whose "auto" is dropped like everywhere in zero_optimization.
+  bool flag_or(const JsonFields& fields, const std::string& key, bool absent) { return drop_auto(fields, key) ? absent : fields.boolean_or(key, absent); }
+
+  Offload read_device(const JsonFields& offload) {
+    const std::string device = offload.has("device") && !drop_auto(offload, "device") ? offload.text("device") : "none";
+    for (std::size_t i = 0; i < kOffloadNames.size(); ++i)
+      if (device == kOffloadNames[i]) return static_cast<Offload>(i);
+    offload.fail("device", fmt::format("{} is not a device: DeepSpeed refuses it", describe(offload.at("device"))), "Accepted: none, cpu, nvme");
+  }
+
+  void read_offload_optimizer(const JsonFields& zero, const std::string& key) {
+    if (!zero.has(key)) {
+      question_.plan.offload_optimizer = Offload::none;
+      return;
+    }
+    const JsonFields offload = zero.object(key);
+    offload.refuse_unknown({"device", "nvme_path", "buffer_count", "pin_memory", "pipeline_read", "pipeline_write", "fast_init", "ratio", "super_offload", "cpuadam_cores_perc"});
+    question_.plan.offload_optimizer = read_device(offload);
+    options_.offload_optimizer_pin_memory = flag_or(offload, "pin_memory", DeepSpeedOptions{}.offload_optimizer_pin_memory);
+    question_.plan.offload_optimizer_ratio = drop_auto(offload, "ratio") ? 1 : offload.number_or("ratio", 1, kRatio);
+    if (offload.boolean_or("super_offload", false)) offload.fail("super_offload", "SuperOffload is not modelled", "");
+    if (question_.plan.offload_optimizer != Offload::none && question_.plan.stage == 0) {
+      note(DeepSpeedNoteCode::offload_ignored, zero, key, "has no effect at stage 0");
+      question_.plan.offload_optimizer = Offload::none;
+    }
+    if (question_.plan.offload_optimizer_ratio < 1 && question_.plan.stage != 3) offload.fail("ratio", "a part of the optimizer can be offloaded at stage 3 only: DeepSpeed refuses it", "");
+  }
+
+  void read_offload_parameters(const JsonFields& zero, const std::string& key) {
+    if (!zero.has(key)) {
+      question_.plan.offload_parameters = Offload::none;
+      return;
+    }
+    const JsonFields offload = zero.object(key);
+    offload.refuse_unknown({"device", "nvme_path", "buffer_count", "buffer_size", "max_in_cpu", "pin_memory"});
+    question_.plan.offload_parameters = read_device(offload);
+    options_.offload_param_pin_memory = flag_or(offload, "pin_memory", DeepSpeedOptions{}.offload_param_pin_memory);
+    if (offload.has("max_in_cpu")) options_.offload_param_max_in_cpu = read_count(offload, "max_in_cpu", 0);
+    if (question_.plan.offload_parameters == Offload::none || question_.plan.stage == 3) return;
+    note(DeepSpeedNoteCode::offload_ignored, zero, key, fmt::format("is accepted in silence and has no effect at stage {}", question_.plan.stage));
+    question_.plan.offload_parameters = Offload::none;
+  }
+
+  bool read_deprecated(const JsonFields& zero, const std::string& key) {
+    if (key == "cpu_offload") {
+      note(DeepSpeedNoteCode::deprecated_key, zero, key, "is read as offload_optimizer with device cpu");
+      if (zero.boolean_or(key, false)) question_.plan.offload_optimizer = Offload::cpu;
+      return true;
+    }
+    if (key == "cpu_offload_params" || key == "cpu_offload_param") {
+      note(DeepSpeedNoteCode::deprecated_key, zero, key, "is read as offload_param with device cpu");
+      if (zero.boolean_or(key, false) && question_.plan.stage == 3) question_.plan.offload_parameters = Offload::cpu;
+      return true;
+    }
+    if (key == "cpu_offload_use_pin_memory") return note(DeepSpeedNoteCode::deprecated_key, zero, key, "is not read any more"), true;
+    if (key == "stage3_gather_fp16_weights_on_model_save") {
+      note(DeepSpeedNoteCode::deprecated_key, zero, key, "is read as stage3_gather_16bit_weights_on_model_save");
+      options_.stage3_gather_16bit_weights_on_model_save = zero.boolean(key);
+      return true;
+    }
+    return false;
+  }
+
+  /// Known keys that change memory in ways that are not modelled (refused where they are on), and those that do not change it.
+  bool read_unmodelled(const JsonFields& zero, const std::string& key) {
+    struct Switch {
+      std::string_view key;
+      json off;
+    };
+    static const std::array<Switch, 9> kSwitches{{{"zero_hpz_partition_size", 1}, {"zero_quantized_weights", false}, {"zero_quantized_nontrainable_weights", false},
+                                                  {"zero_quantized_gradients", false}, {"mics_shard_size", -1}, {"mics_hierarchical_params_gather", false}, {"zeropp_loco_param", nullptr},
+                                                  {"zenflow", nullptr}, {"parameter_alignment", false}}};
+    for (const Switch& change : kSwitches) {
+      if (key != change.key) continue;
+      if (zero.raw().at(key) != change.off && !drop_auto(zero, key)) zero.fail(key, fmt::format("{} is not modelled", describe(zero.at(key))), "Leave it out");
+      return true;
+    }
+    constexpr std::array<std::string_view, 11> kHarmless{"load_from_fp32_weights", "elastic_checkpoint", "legacy_stage1", "memory_efficient_linear", "pipeline_loading_checkpoint",
+                                                         "override_module_apply", "log_trace_cache_warnings", "enable_sanity_checks", "compute_grad_norm",
+                                                         "save_muon_momentum_buffer_in_memory", "leaf_module"};
+    return holds(kHarmless, key);
+  }
+
+  bool read_top_key(const JsonFields& top, const std::string& key) {
+    if (key == "zero_optimization") return read_zero(top.object(key)), true;
+    if (key == "data_types") return read_data_types(top.object(key)), true;
+    if (key == "grad_accum_dtype") return read_accumulation(top), true;
+    if (key == "communication_data_type") return read_wire(top), true;
+    if (key == "seq_parallel_communication_data_type" || key == "seq_parallel_comm_data_type") {
+      if (top.has(key)) options_.seq_parallel_communication_data_type = read_dtype_key(top, key);
+      return true;
+    }
+    if (key == "bf16" || key == "bfloat16") return read_bf16(top.object(key)), true;
+    if (key == "fp16") return read_fp16(top.object(key)), true;
+    if (key == "gradient_clipping") return read_clipping(top, key), true;
+    if (key == "bf16_master_weights_and_grads") return options_.bf16_master_weights_and_grads = top.boolean(key), true;
+    if (key == "bf16_optimizer_states") return options_.bf16_optimizer_states = top.boolean(key), true;
+    if (key == "deepcompile") return options_.deepcompile = top.boolean(key), true;
+    if (key == "torch_autocast") {
+      options_.torch_autocast = top.at(key).is_object() ? top.object(key).boolean_or("enabled", false) : top.boolean(key);
+      return true;
+    }
+    return false;
+  }
+
+  static Dtype read_dtype_key(const JsonFields& fields, std::string_view key) {
+    const std::string text = fields.text(key);
+    if (text == "bf16" || text == "bfloat16") return Dtype::bf16;
+    if (text == "fp16") return Dtype::fp16;
+    if (text == "fp32") return Dtype::fp32;
+    fields.fail(key, fmt::format("{} is not a dtype of DeepSpeed", describe(fields.at(key))), "Accepted: bf16, fp16, fp32");
+  }
+
+  void read_data_types(const JsonFields& types) {
+    constexpr std::array<std::string_view, 4> kKnown{"grad_accum_dtype", "param_dtype", "buffer_dtype", "keep_in_fp32_modules"};
+    for (const auto& [key, unused] : types.raw().items())
+      if (!holds(kKnown, key)) note(DeepSpeedNoteCode::unknown_key, types, key, "is not known: DeepSpeed accepts it in silence");
+    for (const std::string_view key : {"param_dtype", "buffer_dtype", "keep_in_fp32_modules"})
+      if (types.has(key) && types.at(key) != "auto") note(DeepSpeedNoteCode::not_modelled, types, key, "is not modelled");
+    read_accumulation(types);
+  }
+
+  void read_accumulation(const JsonFields& fields) {
+    options_.grad_accum_dtype.reset();
+    if (!fields.has("grad_accum_dtype")) return;
+    options_.grad_accum_dtype = read_dtype_key(fields, "grad_accum_dtype");
+    question_.job.gradient_dtype = *options_.grad_accum_dtype;
+  }
+
+  void read_wire(const JsonFields& fields) {
+    options_.communication_data_type.reset();
+    if (!fields.has("communication_data_type")) return;
+    options_.communication_data_type = read_dtype_key(fields, "communication_data_type");
+    question_.job.wire_dtype = unless_implied(*options_.communication_data_type, question_.job.gradient_dtype);
+  }
+
+  void read_clipping(const JsonFields& top, const std::string& key) {
+    if (!is_auto(top, key)) question_.job.clip_norm = top.number(key, kClipNorm);
+  }
+
+  /// "auto" is the tool's to fill in (compute_dtype says it then); DeepSpeed alone drops it.
+  bool read_enabled(const JsonFields& fields) {
+    if (!is_auto(fields, "enabled")) return fields.boolean_or("enabled", false);
+    const bool filled_in = tool_resolves_auto(question_.plan.tool) || question_.plan.tool == "xtuner";
+    if (!filled_in) note(DeepSpeedNoteCode::auto_dropped, fields, "enabled", "\"auto\" is dropped in silence: it is off. Set it to true, or name the tool that fills it in");
+    return false;
+  }
+
+  void read_bf16(const JsonFields& bf16) {
+    bf16.refuse_unknown({"enabled", "immediate_grad_update", "check_grad_overflow", "bf16_master_weights_and_grads", "bf16_optimizer_states"});
+    if (read_enabled(bf16)) compute_in(Dtype::bf16);
+    options_.bf16_master_weights_and_grads = bf16.boolean_or("bf16_master_weights_and_grads", false);
+    options_.bf16_optimizer_states = bf16.boolean_or("bf16_optimizer_states", false);
+    if (options_.bf16_optimizer_states) question_.job.optimizer_dtype = Dtype::bf16;
+  }
+
+  void read_fp16(const JsonFields& fp16) {
+    fp16.refuse_unknown({"enabled", "auto_cast", "loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis", "consecutive_hysteresis", "min_loss_scale", "fp16_master_weights_and_grads"});
+    if (read_enabled(fp16)) compute_in(Dtype::fp16);
+    if (fp16.boolean_or("fp16_master_weights_and_grads", false)) fp16.fail("fp16_master_weights_and_grads", "is not modelled", "");
+  }
+
+  void compute_in(Dtype dtype) {
+    if (question_.job.compute_dtype == dtype) return;
+    question_.job.compute_dtype = dtype;
+    question_.job.gradient_dtype = options_.grad_accum_dtype.value_or(question_.parameters_dtype());
+  }
+
+  Question& question_;
+  DeepSpeedOptions& options_;
+  std::vector<DeepSpeedNote>& notes_;
+};
+
+}  // namespace
+
+void set_deepspeed_keys(Question& question, const json& object, const std::string& file, const std::string& place, bool strict, std::vector<DeepSpeedNote>& notes) {
+  const JsonFields fields(object, file, place);
+  Question changed = question;  // a refusal leaves the question as it was
+  DeepSpeedReader reader(changed, notes);
+  strict ? reader.read_zero(fields) : reader.read_mixed(fields);
+  question = std::move(changed);
+}
+
+json deepspeed_keys(const Question& question) {
+  const DeepSpeedOptions& o = question.plan.deepspeed;
+  const auto dtype = [](const std::optional<Dtype>& value) { return value ? json(name_of(*value)) : json(nullptr); };
+  json keys = json::object();
+  for (const DeepSpeedInteger& integer : kDeepSpeedIntegers) keys[std::string(integer.key)] = o.*integer.field;
+  for (const DeepSpeedFlag& flag : kDeepSpeedFlags) keys[std::string(flag.key)] = o.*flag.field;
+  keys["overlap_comm"] = o.overlap_comm ? json(*o.overlap_comm) : json(nullptr);
+  keys["offload_optimizer"] = {{"device", name_in(kOffloadNames, question.plan.offload_optimizer)}, {"pin_memory", o.offload_optimizer_pin_memory},
+                               {"ratio", question.plan.offload_optimizer_ratio}};
+  keys["offload_param"] = {{"device", name_in(kOffloadNames, question.plan.offload_parameters)}, {"pin_memory", o.offload_param_pin_memory},
+                           {"max_in_cpu", o.offload_param_max_in_cpu}};
+  keys["grad_accum_dtype"] = dtype(o.grad_accum_dtype);
+  keys["communication_data_type"] = dtype(o.communication_data_type);
+  keys["seq_parallel_communication_data_type"] = name_of(o.seq_parallel_communication_data_type);
+  keys["bf16_master_weights_and_grads"] = o.bf16_master_weights_and_grads;
+  keys["bf16_optimizer_states"] = o.bf16_optimizer_states;
+  keys["torch_autocast"] = o.torch_autocast;
+  keys["deepcompile"] = o.deepcompile;
+  return keys;
 }
 
 // ---- checks ----
@@ -406,6 +1055,12 @@ void check_values(const Question& question) {
   require_range("epsilon", job.epsilon, kEpsilon);
   require_range("weight_decay", job.weight_decay, kWeightDecay);
   require_range("clip_norm", job.clip_norm, kClipNorm);
+  require_range("sequence_parallel", job.sequence_parallel, kSequenceParallel);
+  require_range("offload_optimizer_ratio", plan.offload_optimizer_ratio, kRatio);
+  if (plan.shard_group) require_range("shard_group", *plan.shard_group, kShardGroup);
+  if (plan.loss_chunks) require_range("loss_chunks", *plan.loss_chunks, kLossChunks);
+  if (job.lora) require_range("lora_rank", job.lora->rank, kLoraRank);
+  if (plan.checkpoint_policy == CheckpointPolicy::every_nth) require_range("checkpoint=every-N", plan.checkpoint_every, {1, kMostLayers});
   require_range("nodes", question.cluster.nodes, {1, 1 << 16});
   require_range("gpus_per_node", question.cluster.gpus_per_node, {1, 1 << 10});
 }
@@ -422,7 +1077,7 @@ void check_model(const Question& question) {
   const Model& model = question.job.model;
   if (const auto problem = find_size_problem(model)) throw UsageError(fmt::format("model {}: {}: {}", model.name, problem->key, problem->problem));
   constexpr std::int64_t kWidestFlashHead = 256;
-  if (question.cluster.device.kind == DeviceKind::cuda && model.head_dim > kWidestFlashHead)
+  if (question.cluster.device.kind == DeviceKind::cuda && question.plan.attention == AttentionKernel::flash && model.head_dim > kWidestFlashHead)
     throw UsageError(fmt::format("model {}: head_dim={}: flash attention on a GPU takes at most {}", model.name, model.head_dim, kWidestFlashHead));
 }
 
@@ -430,7 +1085,8 @@ void check_model(const Question& question) {
 void check_sizes(const Question& question) {
   const Model& model = question.job.model;
   try {
-    const Bytes token = Bytes(8) * (5 * model.hidden_size + 2 * model.qkv_dim() + 2 * model.query_dim() + 6 * model.intermediate_size);
+    const std::int64_t experts = checked_multiply(6 * model.moe_intermediate_size, model.experts_per_token + model.num_shared_experts);
+    const Bytes token = Bytes(8) * experts + Bytes(8) * (5 * model.hidden_size + 2 * model.qkv_dim() + 2 * model.query_dim() + 6 * model.intermediate_size);
     const Bytes blocks = token * question.tokens_per_micro_batch() * (model.num_layers + 2) * 2;
     const Bytes logits = Bytes(8) * model.vocab_size * question.tokens_per_micro_batch();
     (void)(blocks + logits);
@@ -443,10 +1099,44 @@ void check_sizes(const Question& question) {
 
 }  // namespace
 
-void check_question(const Question& question) {
-  check_values(question);
+namespace {
+
+/// What our own engine has no kernels or buffers for.
+void check_ours(const Question& question) {
   check_dtypes(question.job);
+  if (const auto problem = find_zeroplan_problem(question.job.model))
+    throw UsageError(fmt::format("model {}: {}: {}", question.job.model.name, problem->key, problem->problem));
+  if (question.plan.checkpoint_policy != CheckpointPolicy::blocks)
+    throw UsageError(fmt::format("checkpoint={} is not modelled by the zeroplan engine", get_checkpoint(question).get<std::string>()));
+  if (question.plan.shard_group && *question.plan.shard_group != question.cluster.world_size())
+    throw UsageError(fmt::format("shard_group={} is not modelled by the zeroplan engine", *question.plan.shard_group));
+  for (const Row& row : rows())
+    if (row.only_of_ours && row.get(question) != *row.only_of_ours)
+      throw UsageError(fmt::format("{}={} is not modelled by the zeroplan engine", row.about.name, row.get(question).dump()));
+}
+
+/// Ranks that must divide the world.
+void check_ranks(const Question& question) {
+  const std::int64_t world = question.cluster.world_size();
+  if (question.plan.engine == Engine::single && world != 1) throw UsageError(fmt::format("engine=single: runs on one GPU, the cluster has {}", world));
+  if (world % question.job.sequence_parallel != 0)
+    throw UsageError(fmt::format("sequence_parallel={}: does not divide the {} ranks", question.job.sequence_parallel, world));
+  if (world % question.shard_group() != 0) throw UsageError(fmt::format("shard_group={}: does not divide the {} ranks", question.shard_group(), world));
+}
+
+}  // namespace
+
+void check_question(const Question& question) {
+  check_question_values(question);
+  if (!is_ours(question)) throw UsageError(fmt::format("engine={}: this engine is not answered for yet. Accepted: zeroplan", name_of(question.plan.engine)));
+}
+
+void check_question_values(const Question& question) {
+  check_values(question);
+  if (is_ours(question)) check_dtypes(question.job);
   check_model(question);
+  if (is_ours(question)) check_ours(question);
+  check_ranks(question);
   const std::int64_t layers = question.job.model.num_layers;
   const std::int64_t blocks = question.plan.recomputed_blocks;
   if (blocks < 0 || blocks > layers)
@@ -472,7 +1162,7 @@ void check_format(const JsonFields& fields) {
 
 json plan_to_json(const Question& question) {
   json keys = json::object();
-  for (const Row& row : rows()) keys[std::string(row.about.name)] = row.get(question);
+  for (const Row& row : rows()) keys[std::string(row.about.name)] = get_key(question, row.about.name);
   return {{"format", kFormat}, {"version", kVersion}, {"model", config_from_model(question.job.model)}, {"cluster", cluster_to_json(question.cluster)},
           {"question", std::move(keys)}};
 }
@@ -486,13 +1176,13 @@ Question plan_from_json(const json& plan, const std::string& file) {
   question.cluster = read_cluster(fields.object("cluster"));
   const JsonFields keys = fields.object("question");
   const json& values = fields.at("question");
-  for (const auto& [key, value] : values.items())
-    if (find_row(key) == nullptr) refuse_key(key, value, file, keys.pointer_to(key));
+  for (const auto& [key, unused] : values.items())
+    if (find_row(key) == nullptr) refuse_key(key, file, keys.pointer_to(key));
   for (const Row& row : rows())  // in the table's order, whatever the file's
     if (const auto found = values.find(row.about.name); found != values.end())
       set_key_at(question, row.about.name, *found, file, keys.pointer_to(row.about.name));
   try {
-    check_question(question);
+    check_question_values(question);
   } catch (const UsageError& error) {
     throw InputError(file, "/question", error.what(), "");
   }

@@ -18,7 +18,7 @@ inline constexpr std::int64_t kMostLayers = std::int64_t{1} << 20;     ///< list
 inline constexpr std::int64_t kMostParameters = 1'000'000'000'000'000; ///< 10^15; no model is near
 
 struct SizeProblem {
-  std::string_view key;  ///< of config.json: "num_key_value_heads"
+  std::string_view key;  ///< of config.json where it has one: "num_key_value_heads", else of model_zoo.json
   std::string problem;
 };
 
@@ -26,6 +26,7 @@ struct SizeProblem {
 std::optional<SizeProblem> find_size_problem(const Model& model);
 
 Model read_model(const JsonFields& config);
+Model read_zoo_object(const JsonFields& fields);
 Cluster read_cluster(const JsonFields& fields);
 
 }  // namespace zeroplan

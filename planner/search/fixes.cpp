@@ -92,7 +92,7 @@ std::vector<Fix> ranked_fixes(const Answer& from, Compiler& compiler, Pricer& pr
   const bool want_speed = from.verdict != Verdict::does_not_fit;
   std::erase_if(fixes, [&](const Fix& fix) {
     if (want_speed) return fix.answer.verdict == Verdict::does_not_fit || fix.answer.step_s() >= 0.99 * from.step_s();
-    return fix.answer.arena >= from.arena;
+    return fix.answer.estimate.memory.peak_live >= from.estimate.memory.peak_live;
   });
   std::stable_sort(fixes.begin(), fixes.end(), [](const Fix& a, const Fix& b) {
     const bool fa = a.answer.verdict != Verdict::does_not_fit, fb = b.answer.verdict != Verdict::does_not_fit;
@@ -107,6 +107,7 @@ std::vector<Fix> ranked_fixes(const Answer& from, Compiler& compiler, Pricer& pr
     const bool fitted = fix.answer.verdict != Verdict::does_not_fit;
     if (from.laid_out) fix.answer = answer(fix.answer.question, compiler, pricer, true);
     if (fitted && fix.answer.verdict == Verdict::does_not_fit) continue;
+    if (!want_speed && fix.answer.arena >= from.arena) continue;
     out.push_back(std::move(fix));
   }
   return out;

@@ -123,7 +123,7 @@ TEST_CASE("a bad file is named with place and remedy, and code 3", "[e2e]") {
   check("{\"a\": 1,}", {"1"});
   check("[]", {});
   check(R"({"model_type": "llama"})", {"hidden_size"});
-  check(R"({"model_type": "mixtral", "hidden_size": 4096})", {"mixtral"});
+  check(R"({"model_type": "mamba", "hidden_size": 4096})", {"mamba"});
   check(R"({"model_type": "llama", "hidden_size": -4, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 10})", {"hidden_size", "-4"});
   check(R"({"model_type": "llama", "hidden_size": 9223372036854775808, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 10})", {"hidden_size"});
   check(R"({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 0, "intermediate_size": 8, "vocab_size": 10})", {"num_attention_heads"});

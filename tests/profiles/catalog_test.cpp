@@ -20,16 +20,40 @@ TEST_CASE("every model of the catalogue has exactly its published number of para
   const json file = read_json_file(ZEROPLAN_TEST_DATA "/parameter_counts.json");
   const json& counts = file["models"];
   CHECK(counts.size() == model_names().size());
+  int published = 0;
   for (const json& entry : counts) {
     const auto name = entry["name"].get<std::string>();
     INFO(name);
     const Model model = catalogue_model(name);
     CHECK(model.name == name);
     CHECK(parameter_elems(model) == entry["parameters"]);
-    if (!entry["published"].is_null()) CHECK(parameter_elems(model) == entry["published"]);
-    CHECK(parameter_elems(model) == unit_parameter_elems(model, UnitKind::embedding) + model.num_layers * unit_parameter_elems(model, UnitKind::block) +
-                                        unit_parameter_elems(model, UnitKind::head));
+    const bool head_twice = entry.value("published_counts_tied_head_twice", false);
+    if (!entry["published"].is_null()) {
+      ++published;
+      CHECK(parameter_elems(model) + (head_twice ? model.vocab_size * model.hidden_size : 0) == entry["published"]);
+    }
+    if (model.num_experts == 0)
+      CHECK(parameter_elems(model) == unit_parameter_elems(model, UnitKind::embedding) + model.num_layers * unit_parameter_elems(model, UnitKind::block) +
+                                          unit_parameter_elems(model, UnitKind::head) + model.vision_params + model.projector_params);
   }
+  CHECK(published == 102);
+}
+
+TEST_CASE("a token meets its experts' share of the parameters", "[published]") {
+  const json file = read_json_file(ZEROPLAN_TEST_DATA "/parameter_counts.json");
+  int checked = 0;
+  for (const json& entry : file["models"]) {
+    if (!entry.contains("active")) continue;
+    const Model model = catalogue_model(entry["name"].get<std::string>());
+    INFO(model.name);
+    // Published active counts hold the embedding table and the norms too.
+    const std::int64_t idle = (model.num_layers - model.first_k_dense) * (model.num_experts - model.experts_per_token) * 3 * model.hidden_size * model.moe_intermediate_size;
+    CHECK(parameter_elems(model) - idle == entry["active"]);
+    CHECK(matmul_parameter_elems(model) < entry["active"]);
+    CHECK(static_cast<double>(matmul_parameter_elems(model)) > 0.8 * entry["active"].get<double>());
+    ++checked;
+  }
+  CHECK(checked == 7);
 }
 
 TEST_CASE("every model of the catalogue survives a round trip and says where it is from", "[unit]") {
@@ -52,6 +76,22 @@ TEST_CASE("models of the catalogue keep what their families need", "[unit]") {
   CHECK(catalogue_model("mistral-7b-v0.3").sliding_window == std::nullopt);
   CHECK(catalogue_model("kjv-10m").vocab_size == 256);
   CHECK(catalogue_model("llama-2-7b").norm_eps == 1e-5);
+}
+
+TEST_CASE("traits of the other families come with their names", "[unit]") {
+  CHECK(catalogue_model("gemma-2-9b").final_logit_softcapping == 30.0);
+  CHECK(catalogue_model("gemma-3-27b-text").full_attention_every == 6);
+  CHECK(catalogue_model("opt-350m").word_embed_proj_dim == 512);
+  CHECK(catalogue_model("falcon-7b").num_kv_heads == 1);
+  CHECK(catalogue_model("falcon-180b").num_kv_heads == 8);
+  CHECK(catalogue_model("phi-4-mini").partial_rotary_factor == 0.75);
+  CHECK(catalogue_model("glm-4-9b").rope_theta == 5e6);
+  CHECK(catalogue_model("baichuan2-13b").position == PositionKind::alibi);
+  CHECK(catalogue_model("baichuan2-7b").position == PositionKind::rope);
+  CHECK(catalogue_model("internlm-7b-v1").attn_out_bias);
+  CHECK(catalogue_model("olmo2-7b").qk_norm_full);
+  CHECK(catalogue_model("deepseek-v2-lite").q_lora_rank == 0);
+  CHECK(catalogue_model("internvl2-8b").projector_params == 33570816);
 }
 
 TEST_CASE("every device of the catalogue reads, and each of its numbers has a source", "[unit]") {
@@ -123,4 +163,65 @@ TEST_CASE("a model is loaded by name, from a file or from a folder", "[unit]") {
   CHECK_THROWS_WITH(load_model("yi-6"), Contains("yi-6b"));
   CHECK_THROWS_AS(load_model(""), UsageError);
   fs::remove_all(folder);
+}
+
+// ---- presets ----
+
+namespace {
+
+Question origin() { return default_question(catalogue_model("internlm2-20b"), cluster_from_name("8xa100-80g")); }
+
+Question preset(const char* name) {
+  Question question = origin();
+  apply_preset(question, name);
+  return question;
+}
+
+}  // namespace
+
+TEST_CASE("every preset can be asked, keeps its name and says where it is from", "[unit]") {
+  CHECK(preset_names().size() == 16);
+  for (const std::string_view name : preset_names()) {
+    INFO(name);
+    Question question = origin();
+    apply_preset(question, name);
+    CHECK_NOTHROW(check_question_values(question));
+    CHECK(question.plan.preset == name);
+    CHECK(question.plan.engine != Engine::zeroplan);
+    CHECK_FALSE(question.plan.tool.empty());
+    CHECK(plan_from_json(plan_to_json(question), "p.json") == question);
+    CHECK_FALSE(json::parse(*preset_text(name))["_source"].get<std::string>().empty());
+  }
+  Question question = origin();
+  CHECK_THROWS_WITH(apply_preset(question, "xtuner-zero4"), Contains("xtuner-zero3"));
+}
+
+TEST_CASE("zero2 of four tools is four sizes of bucket", "[unit]") {
+  CHECK(preset("xtuner-zero2").plan.deepspeed.reduce_bucket_size == 500'000'000);
+  CHECK(preset("xtuner-zero2").plan.deepspeed.overlaps(2));
+  CHECK(preset("llamafactory-z2").plan.deepspeed.reduce_bucket_size == 500'000'000);
+  CHECK_FALSE(preset("llamafactory-z2").plan.deepspeed.overlaps(2));
+  CHECK(preset("llamafactory-z2").plan.deepspeed.round_robin_gradients);
+  CHECK(preset("swift-zero2").plan.deepspeed.allgather_bucket_size == 200'000'000);
+  CHECK(preset("hf-auto-zero2").plan.deepspeed.reduce_bucket_size == 6144 * 6144);
+}
+
+TEST_CASE("auto of Hugging Face follows the model's hidden size", "[unit]") {
+  const DeepSpeedOptions options = preset("hf-auto-zero3").plan.deepspeed;
+  CHECK(options.reduce_bucket_size == 37748736);
+  CHECK(options.stage3_prefetch_bucket_size == 33973862);  // 0.9 · 6144², rounded down
+  CHECK(options.stage3_param_persistence_threshold == 61440);
+  CHECK(preset("xtuner-zero3").plan.deepspeed.stage3_prefetch_bucket_size == 50'000'000);
+}
+
+TEST_CASE("presets of XTuner are its five files", "[unit]") {
+  for (const auto& [name, stage] : {std::pair{"xtuner-zero1", 1}, {"xtuner-zero2", 2}, {"xtuner-zero2-offload", 2}, {"xtuner-zero3", 3}, {"xtuner-zero3-offload", 3}}) {
+    INFO(name);
+    const Question question = preset(name);
+    CHECK(question.plan.stage == stage);
+    CHECK((question.plan.offload_optimizer == Offload::cpu) == (std::string(name).find("offload") != std::string::npos));
+    CHECK((question.plan.offload_parameters == Offload::cpu) == (std::string(name) == "xtuner-zero3-offload"));
+    CHECK(question.plan.deepspeed.overlap_comm == true);
+    CHECK(question.plan.recomputed_blocks == 48);
+  }
 }

@@ -164,14 +164,14 @@ TEST_CASE("what is not modelled is refused by name", "[unit]") {
     std::string names;
   };
   const Refusal refusals[] = {
-      {{{"model_type", "gemma2"}, {"architectures", {"Gemma2ForCausalLM"}}}, "gemma2 is not modelled. Modelled: llama, internlm2"},
-      {{{"model_type", "gpt2"}}, "gpt2 is not modelled"},
-      {{{"model_type", "mixtral"}}, "mixtral is not modelled"},
+      {{{"model_type", "mamba"}, {"architectures", {"MambaForCausalLM"}}}, "mamba is not modelled. Modelled: llama, internlm2"},
+      {{{"model_type", "llava"}}, "llava is not modelled"},
+      {{{"model_type", "mixtral"}}, "LlamaForCausalLM is not modelled for model_type mixtral"},
       {{{"architectures", {"LlamaForSequenceClassification"}}}, "LlamaForSequenceClassification is not modelled"},
       {{{"architectures", {"InternLM2ForCausalLM"}}}, "/architectures"},
-      {{{"attention_bias", true}}, "attention_bias=true adds a bias to o_proj, which is not modelled"},
-      {{{"mlp_bias", true}}, "mlp_bias=true"},
-      {{{"model_type", "internlm2"}, {"architectures", nullptr}, {"bias", true}}, "bias=true"},
+      {{{"model_type", "mistral"}, {"architectures", nullptr}, {"attention_bias", true}}, "attention_bias=true is not part of mistral"},
+      {{{"model_type", "qwen3"}, {"architectures", nullptr}, {"mlp_bias", true}}, "mlp_bias=true is not part of qwen3"},
+      {{{"bias", true}}, "bias=true is not part of llama"},
       {{{"qkv_bias", true}}, "qkv_bias=true is not part of llama"},
       {{{"num_local_experts", 8}}, "/num_local_experts: 8 means a mixture of experts"},
       {{{"n_routed_experts", 256}}, "mixture of experts"},
@@ -263,4 +263,150 @@ TEST_CASE("a model made in code with absurd sizes overflows into an error and ne
   CHECK(find_size_problem(model));
   model = Model{};
   CHECK(find_size_problem(model)->key == "hidden_size");
+}
+
+// ---- families ----
+
+namespace {
+
+/// "q_proj[128,64] q_proj.bias ..." without shapes, as named_parameters() lists a unit.
+std::string order_of(const Model& model, UnitKind kind = UnitKind::block, ModuleOrder order = ModuleOrder::own) {
+  std::string names;
+  for (const ModuleParameter& p : module_parameters(model, kind, order)) names += (names.empty() ? "" : " ") + std::string(name_of(p.module)) + (p.is_bias ? ".bias" : "");
+  return names;
+}
+
+Model read(const char* text) { return model_of(json::parse(text)); }
+
+}  // namespace
+
+TEST_CASE("blocks list their tensors as transformers registers them", "[unit]") {
+  // named_parameters() of transformers 5.24 models on the meta device.
+  const std::string norms = " input_layernorm post_attention_layernorm";
+  const std::string mlp = " gate_proj up_proj down_proj";
+  CHECK(order_of(model_of(llama())) == "q_proj k_proj v_proj o_proj" + mlp + norms);
+  CHECK(order_of(model_of(llama({{"attention_bias", true}}))) == "q_proj q_proj.bias k_proj k_proj.bias v_proj v_proj.bias o_proj o_proj.bias" + mlp + norms);
+  CHECK(order_of(model_of(llama({{"model_type", "qwen3"}, {"architectures", nullptr}}))) == "q_proj k_proj v_proj o_proj q_norm k_norm" + mlp + norms);
+  CHECK(order_of(read(R"({"model_type": "gemma2", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2})")) ==
+        "q_proj k_proj v_proj o_proj" + mlp + norms + " pre_feedforward_layernorm post_feedforward_layernorm");
+  CHECK(order_of(read(R"({"model_type": "phi3", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "intermediate_size": 96, "num_attention_heads": 4})")) ==
+        "o_proj qkv_proj gate_up_proj down_proj" + norms);
+  CHECK(order_of(read(R"({"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100})")) ==
+        "input_layernorm input_layernorm.bias qkv_proj qkv_proj.bias o_proj o_proj.bias post_attention_layernorm post_attention_layernorm.bias up_proj up_proj.bias down_proj "
+        "down_proj.bias");
+  CHECK(order_of(read(R"({"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "intermediate_size": 96, "num_attention_heads": 4})")) ==
+        "input_layernorm input_layernorm.bias post_attention_layernorm post_attention_layernorm.bias qkv_proj qkv_proj.bias o_proj o_proj.bias up_proj up_proj.bias down_proj "
+        "down_proj.bias");
+  CHECK(order_of(read(R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "ffn_dim": 96, "num_attention_heads": 4})")) ==
+        "k_proj k_proj.bias v_proj v_proj.bias q_proj q_proj.bias o_proj o_proj.bias input_layernorm input_layernorm.bias up_proj up_proj.bias down_proj down_proj.bias "
+        "post_attention_layernorm post_attention_layernorm.bias");
+  CHECK(order_of(read(R"({"model_type": "falcon", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "num_attention_heads": 4})")) ==
+        "qkv_proj o_proj up_proj down_proj input_layernorm input_layernorm.bias");
+  CHECK(order_of(read(R"({"model_type": "mpt", "d_model": 64, "n_layers": 2, "n_heads": 4, "vocab_size": 100})")) ==
+        "input_layernorm qkv_proj o_proj post_attention_layernorm up_proj down_proj");
+  CHECK(order_of(read(R"({"model_type": "glm", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2})")) ==
+        "q_proj q_proj.bias k_proj k_proj.bias v_proj v_proj.bias o_proj gate_up_proj down_proj" + norms);
+  CHECK(order_of(read(R"({"model_type": "olmo2", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2})")) ==
+        "q_proj k_proj v_proj o_proj q_norm k_norm" + mlp + " post_attention_layernorm post_feedforward_layernorm");
+}
+
+TEST_CASE("one shape has its tensors in the order of whoever implements it", "[unit]") {
+  const Model model = model_of(llama({{"model_type", "internlm2"}, {"architectures", nullptr}}));
+  CHECK(order_of(model) == "qkv_proj o_proj gate_proj up_proj down_proj input_layernorm post_attention_layernorm");
+  CHECK(order_of(model, UnitKind::block, ModuleOrder::llama) == "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj input_layernorm post_attention_layernorm");
+  CHECK(order_of(model, UnitKind::block, ModuleOrder::torchtitan) == "q_proj k_proj v_proj o_proj gate_proj down_proj up_proj input_layernorm post_attention_layernorm");
+  CHECK(order_of(read(R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "ffn_dim": 96, "num_attention_heads": 4, "word_embed_proj_dim": 32,
+    "do_layer_norm_before": false})"),
+                 UnitKind::embedding) == "embed_tokens embed_positions project_in");
+}
+
+TEST_CASE("our own flat buffers hold what the modules hold", "[property]") {
+  Model model = model_of(llama());
+  model.qkv_bias = model.qk_norm = true;
+  for (const UnitKind kind : {UnitKind::embedding, UnitKind::block, UnitKind::head}) {
+    std::int64_t elems = 0;
+    for (const Parameter& parameter : unit_parameters(model, kind)) elems += parameter.elems();
+    CHECK(unit_parameter_elems(model, kind) == elems);
+  }
+}
+
+TEST_CASE("defaults of the other families are transformers'", "[unit]") {
+  const Model gpt2 = read(R"({"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100})");
+  CHECK(gpt2.intermediate_size == 256);
+  CHECK(gpt2.tie_embeddings);
+  CHECK(gpt2.position == PositionKind::learned);
+  CHECK(gpt2.max_position == 1024);
+  const Model neox = read(R"({"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "intermediate_size": 96, "num_attention_heads": 4,
+    "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.5, "rope_type": "default"}})");
+  CHECK(neox.partial_rotary_factor == 0.5);
+  CHECK(neox.parallel_residual);
+  CHECK_FALSE(neox.tie_embeddings);
+  const Model falcon = read(R"({"model_type": "falcon", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "num_attention_heads": 4, "new_decoder_architecture": true, "num_kv_heads": 2})");
+  CHECK(falcon.num_kv_heads == 2);
+  CHECK(falcon.norms_per_layer == 2);
+  CHECK_FALSE(falcon.qkv_bias);
+  const Model mpt = read(R"({"model_type": "mpt", "d_model": 64, "n_layers": 2, "n_heads": 4, "vocab_size": 100, "attn_config": {"alibi": false}})");
+  CHECK(mpt.position == PositionKind::learned);
+  CHECK_FALSE(mpt.norm_bias);
+  const Model opt = read(R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "ffn_dim": 96, "num_attention_heads": 4})");
+  CHECK(opt.position_offset_rows == 2);
+  CHECK(opt.mlp == MlpKind::relu);
+  const Model bloom = read(R"({"model_type": "bloom", "hidden_size": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100})");
+  CHECK(bloom.embedding_norm);
+  CHECK(bloom.position == PositionKind::alibi);
+}
+
+TEST_CASE("gemma 3 of transformers v4 and v5 is one model", "[unit]") {
+  const char* v4 = R"({"_name": "g", "model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 6, "vocab_size": 100, "intermediate_size": 96, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "sliding_window": 512, "sliding_window_pattern": 6, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0, "rope_scaling": {"rope_type": "linear", "factor": 8.0}})";
+  const char* v5 = R"({"_name": "g", "model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 6, "vocab_size": 100, "intermediate_size": 96, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "sliding_window": 512, "_sliding_window_pattern": 6, "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "sliding_attention",
+    "sliding_attention", "full_attention"], "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": {"rope_type": "linear", "factor": 8.0,
+    "rope_theta": 1000000.0}}})";
+  CHECK(read(v4) == read(v5));
+  CHECK(read(v5).full_attention_every == 6);
+}
+
+TEST_CASE("our own engine refuses by name what it has no kernel for", "[unit]") {
+  CHECK_FALSE(find_zeroplan_problem(model_of(llama())));
+  CHECK(find_zeroplan_problem(model_of(llama({{"attention_bias", true}})))->key == "attn_out_bias");
+  CHECK(find_zeroplan_problem(model_of(llama({{"mlp_bias", true}})))->key == "mlp_bias");
+  const Model gpt2 = read(R"({"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100})");
+  CHECK(find_zeroplan_problem(gpt2)->key == "norm");
+  CHECK_THROWS_AS(unit_parameters(gpt2, UnitKind::block), UsageError);
+  CHECK_THROWS_WITH(unit_parameters(gpt2, UnitKind::block), Contains("norm=layernorm is not modelled by the zeroplan engine"));
+  Model mixture = model_of(llama());
+  mixture.num_experts = 8;
+  CHECK(find_zeroplan_problem(mixture)->key == "num_experts");
+}
+
+// ---- objects of the zoo ----
+
+TEST_CASE("an object of the zoo is read strictly and survives being written", "[unit]") {
+  const json gpt = json::parse(R"({"hidden_size": 64, "num_layers": 2, "vocab_size": 100, "intermediate_size": 256, "num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "tie_embeddings": true,
+    "position": "learned", "max_position": 128, "norm": "layernorm", "norm_eps": 1e-5, "mlp": "gelu", "qkv_bias": true, "attn_out_bias": true, "mlp_bias": true})");
+  const Model model = model_from_zoo_object(gpt, "z.json");
+  CHECK(model.model_type == "mpt");
+  // V·H + P·H + L·(4·H² + 4·H + 2·H·4H + 5·H + 4·H) + 2·H
+  CHECK(parameter_elems(model) == 100 * 64 + 128 * 64 + 2 * (4 * 64 * 64 + 4 * 64 + 8 * 64 * 64 + 5 * 64 + 4 * 64) + 2 * 64);
+  CHECK(model_from_zoo_object(zoo_object_from_model(model), "z.json") == model);
+  CHECK(model_from_config(config_from_model(model), "c.json") == model);
+  const auto problem = [&](const char* key, json value) {
+    json changed = gpt;
+    changed[key] = std::move(value);
+    try {
+      model_from_zoo_object(changed, "z.json");
+    } catch (const InputError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  CHECK_THAT(problem("num_head", 4), Contains("/num_head: is not a known key. Did you mean num_heads?"));
+  CHECK_THAT(problem("norm", "batchnorm"), Contains("/norm") && Contains("rmsnorm(1+w)"));
+  CHECK_THAT(problem("family", "mamba"), Contains("mamba is not modelled"));
+  CHECK_THAT(problem("num_layers", 0), Contains("/num_layers"));
+  CHECK_THAT(problem("num_kv_heads", 3), Contains("/num_kv_heads"));
+  CHECK_THAT(problem("num_experts", -1), Contains("/num_experts"));
+  CHECK_THAT(problem("vocab_size", std::uint64_t{1} << 63), Contains("/vocab_size"));
+  CHECK(problem("position", "learned (+2 offset rows)").empty());
 }

@@ -23,6 +23,13 @@ std::set<std::string_view> distinct_names(int count) {
 TEST_CASE("every choice has a name of its own", "[unit]") {
   CHECK(distinct_names<ParameterId>(12).size() == 12);
   CHECK(distinct_names<Kept>(kKeptCount).size() == kKeptCount);
+  CHECK(distinct_names<ModuleId>(kModuleIdCount).size() == kModuleIdCount);
+  CHECK(distinct_names<Engine>(kEngineCount).size() == kEngineCount);
+  CHECK(distinct_names<NormKind>(3).size() == 3);
+  CHECK(distinct_names<MlpKind>(4).size() == 4);
+  CHECK(distinct_names<PositionKind>(3).size() == 3);
+  CHECK(distinct_names<DeepSpeedNoteCode>(10).size() == 10);
+  CHECK(distinct_names<Dtype>(6).size() == 6);
   CHECK(distinct_names<Category>(kCategoryCount).size() == kCategoryCount);
   CHECK(distinct_names<Stream>(kStreamCount).size() == kStreamCount);
   CHECK(distinct_names<Phase>(4).size() == 4);

@@ -102,7 +102,7 @@ TEST_CASE("the names of keys are unique", "[unit]") {
   CHECK(names.size() == question_keys().size());
 }
 
-TEST_CASE("every key reads back what it was set to, from JSON and from the words of a command line", "[property]") {
+TEST_CASE("every key of our own engine reads back what it was set to, from JSON and from the words of a command line", "[property]") {
   struct Setting {
     const char* key;
     json value;
@@ -151,7 +151,167 @@ TEST_CASE("every key reads back what it was set to, from JSON and from the words
     set_key(again, setting.key, get_key(q, setting.key), "here");
     CHECK(again == q);
   }
-  CHECK(std::size(settings) + 1 == question_keys().size());  // and shard_group, below
+}
+
+TEST_CASE("every key of another engine reads back what it was set to, from JSON and from the words of a command line", "[property]") {
+  struct Setting {
+    const char* engine;
+    const char* key;
+    json value;
+    const char* words;
+  };
+  const Setting settings[] = {{"ddp", "engine", "ddp", "ddp"},
+                              {"deepspeed", "tool", "xtuner", "xtuner"},
+                              {"deepspeed", "preset", "xtuner-zero3", "xtuner-zero3"},
+                              {"deepspeed", "engine_version", "0.16.4", "0.16.4"},
+                              {"fsdp2", "torch", "2.11.0", "2.11.0"},
+                              {"deepspeed", "stage", 2, "2"},
+                              {"fsdp2", "reshard", "never", "never"},
+                              {"fsdp2", "shard_group", 2, "2"},
+                              {"deepspeed", "sequence_parallel", 2, "2"},
+                              {"deepspeed", "seq", 128, "128"},
+                              {"deepspeed", "micro_batch", 4, "4"},
+                              {"deepspeed", "accumulate", 16, "16"},
+                              {"deepspeed", "packed", false, "false"},
+                              {"deepspeed", "num_layers", 3, "3"},
+                              {"deepspeed", "compute_dtype", "fp16", "fp16"},
+                              {"single", "compute_dtype", "tf32", "tf32"},
+                              {"fsdp2", "parameters_dtype", "bf16", "bf16"},
+                              {"deepspeed", "gradient_dtype", "fp32", "fp32"},
+                              {"deepspeed", "master_dtype", "none", "none"},
+                              {"fsdp2", "reduce_dtype", "bf16", "bf16"},
+                              {"fsdp1", "checkpoint", "every-2", "every-2"},
+                              {"fsdp2", "checkpoint", "selective-op", "selective-op"},
+                              {"fsdp2", "checkpoint", "selective-attention", "selective-attention"},
+                              {"fsdp2", "checkpoint", "blocks-3", "blocks-3"},
+                              {"fsdp2", "checkpoint_reentrant", true, "true"},
+                              {"single", "attention", "eager", "eager"},
+                              {"single", "loss", "fused", "fused"},
+                              {"single", "loss_chunks", 8, "8"},
+                              {"single", "logits_fp32", false, "false"},
+                              {"single", "optimizer", "paged-adamw-8bit", "paged-adamw-8bit"},
+                              {"single", "optimizer_dtype", "int8", "int8"},
+                              {"single", "optimizer_kernel", "for-loop", "for-loop"},
+                              {"deepspeed", "offload_optimizer", "cpu", "cpu"},
+                              {"deepspeed", "offload_optimizer_ratio", 0.5, "0.5"},
+                              {"deepspeed", "offload_parameters", "nvme", "nvme"},
+                              {"deepspeed", "offload_activations", "cpu", "cpu"},
+                              {"deepspeed", "compile", true, "true"},
+                              {"deepspeed", "fp8", true, "true"},
+                              {"deepspeed", "zero_init", true, "true"},
+                              {"deepspeed", "expandable_segments", true, "true"},
+                              {"deepspeed", "clip_norm", 0.5, "0.5"}};
+  std::set<std::string> seen{"keep", "prefetch_units", "overlap_comm", "loss_chunk_tokens", "deepspeed", "deepspeed_top", "train", "learning_rate", "beta1", "beta2", "epsilon", "weight_decay"};
+  for (const Setting& setting : settings) {
+    INFO(setting.engine << " " << setting.key);
+    seen.insert(setting.key);
+    for (const json& said : {setting.value, json(setting.words)}) {
+      Question q = with("engine", setting.engine);
+      set_key(q, setting.key, said, "here");
+      CHECK(get_key(q, setting.key) == setting.value);
+      Question again = q;
+      set_key(again, setting.key, get_key(q, setting.key), "here");
+      CHECK(again == q);
+      q.cluster.gpus_per_node = std::string(setting.engine) == "single" ? 1 : 4;
+      CHECK_NOTHROW(check_question_values(q));
+      CHECK(plan_from_json(plan_to_json(q), "p.json") == q);
+    }
+  }
+  for (const QuestionKey& key : question_keys()) {
+    INFO(key.name);
+    CHECK(seen.count(std::string(key.name)) == 1);
+  }
+}
+
+TEST_CASE("what is trained is all of it or adapters of a rank", "[unit]") {
+  Question q = with("engine", "deepspeed");
+  const json lora{{"lora_rank", 8}, {"lora_targets", {"q_proj", "v_proj"}}, {"base_dtype", "nf4"}};
+  set_key(q, "train", lora, "here");
+  CHECK(get_key(q, "train") == lora);
+  CHECK(q.job.lora->rank == 8);
+  CHECK(q.job.lora->base_dtype == BaseDtype::nf4);
+  CHECK(plan_from_json(plan_to_json(q), "p.json") == q);
+  set_key(q, "train", lora.dump(), "here");
+  CHECK(get_key(q, "train") == lora);
+  set_key(q, "train", "lora-16", "here");
+  CHECK(q.job.lora->targets.size() == 7);
+  for (const json& wrong : {json("lora-0"), json("half"), json(3), json::array(), json::object(), json{{"lora_rank", 8}}, json{{"lora_rank", 8}, {"lora_targets", {"x"}}},
+                            json{{"lora_rank", 8}, {"lora_targets", {"q_proj"}}, {"base_dtype", "fp4"}}, json{{"lora_rank", 8}, {"lora_targets", {"q_proj"}}, {"rank", 3}}})
+    CHECK_THROWS_AS(set_key(q, "train", wrong, "here"), InputError);
+  set_key(q, "train", "full", "here");
+  CHECK_FALSE(q.job.lora);
+}
+
+TEST_CASE("dtypes follow the engine where nothing is said", "[unit]") {
+  const auto dtypes = [](const char* engine, const char* compute) {
+    Question q = with("engine", engine);
+    set_key(q, "compute_dtype", compute, "here");
+    std::string text;
+    for (const char* key : {"parameters_dtype", "gradient_dtype", "reduce_dtype", "master_dtype"}) text += get_key(q, key).get<std::string>() + " ";
+    return text;
+  };
+  CHECK(dtypes("zeroplan", "bf16") == "bf16 bf16 bf16 fp32 ");
+  CHECK(dtypes("deepspeed", "bf16") == "bf16 bf16 bf16 fp32 ");
+  CHECK(dtypes("deepspeed", "fp16") == "fp16 fp16 fp16 fp32 ");
+  CHECK(dtypes("deepspeed", "fp32") == "fp32 fp32 fp32 fp32 ");
+  CHECK(dtypes("fsdp2", "bf16") == "fp32 fp32 fp32 none ");
+  CHECK(dtypes("single", "tf32") == "fp32 fp32 fp32 none ");
+  Question q = with("engine", "fsdp2");
+  set_key(q, "parameters_dtype", "bf16", "here");
+  CHECK(q.job.gradient_dtype == Dtype::bf16);
+}
+
+TEST_CASE("an engine keeps its own choices and refuses the others'", "[unit]") {
+  Question q = with("engine", "deepspeed");
+  for (const char* key : {"keep", "prefetch_units", "overlap_comm", "loss_chunk_tokens"}) {
+    CHECK(get_key(q, key).is_null());
+    CHECK_THROWS_WITH(set_key(q, key, 1, "here"), Contains(key) && Contains("is a choice of the zeroplan engine; deepspeed has none"));
+    CHECK_NOTHROW(set_key(q, key, nullptr, "here"));
+  }
+  CHECK_THROWS_WITH(set_key(q, "reshard", "never", "here"), Contains("is FSDP2's"));
+  q = with("engine", "fsdp2");
+  CHECK_THROWS_WITH(set_key(q, "deepspeed", json::object(), "here"), Contains("is DeepSpeed's"));
+  CHECK_THROWS_WITH(set_key(q, "engine", "deepspede", "here"), Contains("Did you mean deepspeed?"));
+}
+
+TEST_CASE("a question of another engine is complete but not answered for", "[unit]") {
+  const Question q = with("engine", "deepspeed");
+  CHECK_NOTHROW(check_question_values(q));
+  CHECK_THROWS_WITH(check_question(q), Contains("engine=deepspeed"));
+  Question single = with("engine", "single");
+  CHECK_THROWS_WITH(check_question_values(single), Contains("runs on one GPU"));
+  Question parallel = q;
+  parallel.job.sequence_parallel = 3;
+  CHECK_THROWS_WITH(check_question_values(parallel), Contains("sequence_parallel=3"));
+}
+
+TEST_CASE("going back to our own engine names what it cannot honour", "[unit]") {
+  const auto problem = [](const char* key, const json& value) -> std::string {
+    Question q = with("engine", "deepspeed");
+    set_key(q, key, value, "here");
+    set_key(q, "engine", "zeroplan", "here");
+    try {
+      check_question(q);
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  CHECK_THAT(problem("optimizer", "sgd"), Contains("optimizer=\"sgd\" is not modelled by the zeroplan engine"));
+  CHECK_THAT(problem("checkpoint", "every-2"), Contains("checkpoint=every-2"));
+  CHECK_THAT(problem("shard_group", 2), Contains("shard_group=2"));
+  CHECK_THAT(problem("offload_optimizer", "cpu"), Contains("offload_optimizer"));
+  CHECK_THAT(problem("compute_dtype", "fp16"), Contains("compute_dtype=fp16"));
+  CHECK_THAT(problem("train", "lora-8"), Contains("train="));
+  CHECK(problem("tool", "xtuner").empty());
+}
+
+TEST_CASE("a model without a kernel of ours is refused by our own engine alone", "[unit]") {
+  Question q = question();
+  q.job.model.norm = NormKind::layernorm;
+  CHECK_THROWS_WITH(check_question(q), Contains("model tiny: norm: norm=layernorm is not modelled by the zeroplan engine"));
+  set_engine(q, Engine::deepspeed);
+  CHECK_NOTHROW(check_question_values(q));
 }
 
 TEST_CASE("dtypes follow compute_dtype", "[unit]") {
@@ -195,7 +355,7 @@ TEST_CASE("the shard group is the world or unsaid", "[unit]") {
 }
 
 TEST_CASE("what this engine cannot honour is refused with the key's name and what is accepted", "[unit]") {
-  const std::pair<const char*, json> refused[] = {{"engine", "deepspeed"},        {"sequence_parallel", 2},    {"attention", "eager"},     {"loss", "plain"},
+  const std::pair<const char*, json> refused[] = {{"tool", "xtuner"},             {"sequence_parallel", 2},    {"attention", "eager"},     {"loss", "plain"},
                                                   {"optimizer", "adamw-8bit"},    {"optimizer_dtype", "bf16"}, {"train", {{"lora_rank", 8}}}, {"offload_optimizer", "cpu"},
                                                   {"offload_parameters", "nvme"}, {"offload_activations", "cpu"}, {"compile", true},       {"fp8", true},
                                                   {"compute_dtype", "fp16"},      {"gradient_dtype", "fp16"},  {"parameters_dtype", "fp32"}, {"master_dtype", "none"},

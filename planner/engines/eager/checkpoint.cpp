@@ -1,0 +1,134 @@
+#include "planner/engines/eager/checkpoint.h"
+
+#include <map>
+#include <optional>
+
+namespace zeroplan::eager {
+
+namespace {
+
+/// Stands for a tensor that was not saved. The recomputed tensor waits here for its user.
+struct Holder {
+  Tensor recomputed;
+};
+
+struct Frame {
+  CheckpointFunction function;
+  Tensors arguments;
+  bool autocast = false;
+  ScalarType autocast_type = ScalarType::bf16;
+  std::vector<std::weak_ptr<Holder>> holders;
+  std::size_t packed_again = 0;
+  std::uint64_t recomputed_for = 0;  ///< id of the backward that has recomputed
+  std::unique_ptr<OpCache> kept;     ///< selective only
+};
+
+struct StopRecomputation {};
+
+/// Runs the ops of forward again, in the autocast of forward.
+Tensors run_again(Context& context, const CheckpointFunction& function, const Tensors& arguments, bool autocast, ScalarType type) {
+  Scoped grad(context.grad_enabled, true);
+  std::optional<AutocastScope> scope;
+  if (autocast) scope.emplace(context, true, type);
+  return function(arguments);
+}
+
+class RecomputationHooks : public SavedTensorHooks {
+ public:
+  explicit RecomputationHooks(Frame& frame) : frame_(frame) {}
+  std::shared_ptr<void> pack(const Tensor& tensor) override {
+    Tensor kept = tensor.requires_grad() ? tensor.detach() : tensor;
+    if (const std::shared_ptr<Holder> holder = frame_.holders[frame_.packed_again].lock()) holder->recomputed = kept;
+    if (++frame_.packed_again == frame_.holders.size()) throw StopRecomputation{};
+    return std::make_shared<Tensor>(std::move(kept));
+  }
+  Tensor unpack(const std::shared_ptr<void>& packed) override { return *static_cast<Tensor*>(packed.get()); }
+
+ private:
+  Frame& frame_;
+};
+
+class CheckpointHooks : public SavedTensorHooks {
+ public:
+  CheckpointHooks(Context& context, std::shared_ptr<Frame> frame) : context_(context), frame_(std::move(frame)) {}
+
+  std::shared_ptr<void> pack(const Tensor&) override {
+    auto holder = std::make_shared<Holder>();
+    frame_->holders.push_back(holder);
+    return holder;
+  }
+
+  Tensor unpack(const std::shared_ptr<void>& packed) override {
+    if (frame_->recomputed_for != context_.backward_id) recompute();
+    return std::move(static_cast<Holder*>(packed.get())->recomputed);
+  }
+
+ private:
+  void recompute() {
+    frame_->packed_again = 0;
+    frame_->recomputed_for = context_.backward_id;
+    if (frame_->kept) frame_->kept->recomputing = true;
+    Scoped cache(context_.op_cache, frame_->kept.get());
+    try {
+      SavedTensorHooksScope hooks(context_, std::make_shared<RecomputationHooks>(*frame_));
+      run_again(context_, frame_->function, frame_->arguments, frame_->autocast, frame_->autocast_type);
+    } catch (const StopRecomputation&) {
+    }
+  }
+
+  Context& context_;
+  std::shared_ptr<Frame> frame_;
+};
+
+Tensors non_reentrant(Context& context, CheckpointFunction function, const Tensors& arguments, bool selective) {
+  auto frame = std::make_shared<Frame>();
+  if (selective) frame->kept = std::make_unique<OpCache>();
+  Scoped cache(context.op_cache, frame->kept.get());
+  frame->function = std::move(function);
+  frame->arguments = arguments;
+  frame->autocast = context.autocast.enabled;
+  frame->autocast_type = context.autocast.type;
+  SavedTensorHooksScope hooks(context, std::make_shared<CheckpointHooks>(context, frame));
+  return frame->function(arguments);
+}
+
+/// CheckpointFunction.backward
+void reentrant_formula(BackwardCall& call, const CheckpointFunction& function, bool autocast, ScalarType type) {
+  Context& context = *call.node.context;
+  Tensors inputs;
+  for (std::size_t i = 0; i < call.node.edges.size(); ++i) {
+    inputs.push_back(call.saved(static_cast<int>(i)).detach());
+    inputs.back().set_requires_grad(call.needs(i));
+  }
+  const Tensors outputs = run_again(context, function, inputs, autocast, type);
+  backward(outputs, call.gradients);
+  for (std::size_t i = 0; i < inputs.size(); ++i)
+    if (call.needs(i)) call.results[i] = inputs[i].grad();
+}
+
+Tensors reentrant(Context& context, CheckpointFunction function, const Tensors& arguments) {
+  Recording recording(context, "CheckpointFunctionBackward", std::span<const Tensor>(arguments));
+  if (recording)
+    for (const Tensor& argument : arguments) recording->save(argument);
+  Tensors outputs;
+  {
+    Scoped no_grad(context.grad_enabled, false);
+    outputs = function(arguments);
+  }
+  if (!recording) return outputs;
+  for (std::size_t i = 0; i < outputs.size(); ++i) recording.set_output(outputs[i], static_cast<int>(i));
+  recording->apply = [function = std::move(function), autocast = context.autocast.enabled, type = context.autocast.type](BackwardCall& call) {
+    reentrant_formula(call, function, autocast, type);
+  };
+  return outputs;
+}
+
+}  // namespace
+
+Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments) {
+  assert(mode != CheckpointMode::none);
+  if (mode == CheckpointMode::reentrant) return reentrant(context, std::move(function), arguments);
+  return non_reentrant(context, std::move(function), arguments, mode == CheckpointMode::selective);
+}
+
+}  // namespace zeroplan::eager

@@ -1,0 +1,21 @@
+// torch.utils.checkpoint: activations are dropped in forward and computed again in backward.
+// non_reentrant: saved tensors become holders; the first one that backward asks for runs the function again up to the last tensor that was saved
+// (early stop), and each recomputed tensor dies when its user is done. reentrant: one node; its backward runs the function again and then a backward of its own.
+// Tensors in `function`'s closure (keyword arguments) live as long as the checkpoint; `arguments` are what autograd saves.
+#pragma once
+
+#include <functional>
+
+#include "planner/engines/eager/eager.h"
+
+namespace zeroplan::eager {
+
+enum class CheckpointMode : std::uint8_t { none, non_reentrant, reentrant, selective };
+
+using CheckpointFunction = std::function<Tensors(const Tensors& arguments)>;
+
+/// Calls function(arguments) under a checkpoint. `mode` is not none; selective: non_reentrant that keeps attention's and every second mm's results
+/// (torchtitan's operator policy, torch.utils.checkpoint.create_selective_checkpoint_contexts).
+Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments);
+
+}  // namespace zeroplan::eager

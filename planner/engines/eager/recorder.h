@@ -1,0 +1,113 @@
+// Recorder: what an emulated training process asks of memory, in order. Every storage is reported from its creation to its end;
+// the Recorder keeps, per phase and place, the highest sum of requested bytes, and on request the whole stream of events, from which
+// alive_at_peak() says what was alive at a peak and from which a Program can be cut (one op call = one instruction: births before it, deaths after it).
+// Requested bytes: before any allocator rounds them. Leaves out addresses, streams' waits and time.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "planner/core/model.h"
+#include "planner/core/program.h"
+
+namespace zeroplan::eager {
+
+/// Where a storage lives, as the counting is done: the accelerator or the host's memory.
+enum class Place : std::uint8_t { device, host };
+inline constexpr int kPlaceCount = 2;
+
+using StorageIndex = std::uint32_t;
+
+/// Which part of the model caused something. block is meaningful for UnitKind::block only.
+struct Where {
+  UnitKind unit = UnitKind::embedding;
+  std::int32_t block = 0;
+  friend bool operator==(Where, Where) = default;
+};
+
+/// Everything about a new storage but its bytes. `site` is a literal.
+struct StorageTag {
+  const char* site = "";
+  Category category = Category::activations;
+  Place place = Place::device;
+  Stream stream = Stream::compute;
+  Where where;
+};
+
+/// One thing that happened to memory. For a resize `bytes` is the new size.
+struct MemoryEvent {
+  enum class Kind : std::uint8_t { birth, death, resize, phase } kind = Kind::birth;
+  StorageIndex storage = 0;  ///< for a phase: its index in phases()
+  std::uint32_t op = 0;      ///< ops begun before it: ops()[op - 1] was running; 0: none
+  std::int64_t bytes = 0;
+};
+
+/// One op call, forward, backward or of an engine.
+struct OpEvent {
+  const char* name = "";
+  Stream stream = Stream::compute;
+  Where where;
+  bool backward = false;
+};
+
+/// The highest requested bytes of one phase, by Place.
+struct PhasePeak {
+  std::string name;
+  std::int64_t bytes[kPlaceCount] = {};
+  std::size_t event[kPlaceCount] = {};  ///< number of events recorded when the peak was reached
+  bool seen[kPlaceCount] = {};
+};
+
+/// A sum over storages of one site and category that were alive at a peak.
+struct AliveBytes {
+  const char* site = "";
+  Category category = Category::activations;
+  std::int64_t bytes = 0;
+};
+
+class Recorder {
+ public:
+  /// With record_events the stream of events is kept; without it only peaks are (faster).
+  explicit Recorder(bool record_events = false) : record_events_(record_events) {}
+
+  /// Peaks are counted for `name` from now on, starting at what is alive. A phase that was seen before goes on with its old peak (micro batches).
+  void begin_phase(std::string_view name);
+  /// Forgets the peaks of phases whose name starts with prefix (a steady step counts alone).
+  void forget_phases(std::string_view prefix);
+
+  StorageIndex allocate(std::int64_t bytes, const StorageTag& tag);
+  void free(StorageIndex index, std::int64_t bytes, Place place);
+  void resize(StorageIndex index, std::int64_t old_bytes, std::int64_t new_bytes, Place place);
+  void set_category(StorageIndex index, Category category);
+  void begin_op(const OpEvent& op);
+
+  std::int64_t alive_bytes(Place place) const { return alive_[static_cast<int>(place)]; }
+  const std::vector<PhasePeak>& phases() const { return phases_; }
+  /// Null if the phase was never begun.
+  const PhasePeak* phase(std::string_view name) const;
+
+  bool records_events() const { return record_events_; }
+  const std::vector<MemoryEvent>& events() const { return events_; }
+  const std::vector<OpEvent>& ops() const { return ops_; }
+  const std::vector<StorageTag>& tags() const { return tags_; }  ///< by StorageIndex; categories are the last ones set
+
+  /// What was alive when the phase reached its peak, largest first. Needs record_events.
+  std::vector<AliveBytes> alive_at_peak(std::string_view name, Place place = Place::device) const;
+
+ private:
+  void grow(Place place, std::int64_t bytes);
+  void note_peak(int place);
+
+  bool record_events_;
+  std::int64_t alive_[kPlaceCount] = {};
+  std::size_t current_phase_ = 0;
+  StorageIndex next_storage_ = 0;
+  std::vector<PhasePeak> phases_;
+  std::vector<MemoryEvent> events_;
+  std::vector<OpEvent> ops_;
+  std::vector<StorageTag> tags_;
+};
+
+}  // namespace zeroplan::eager
