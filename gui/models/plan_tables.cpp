@@ -1,0 +1,204 @@
+#include "gui/models/plan_tables.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <map>
+
+#include "planner/core/format.h"
+#include "planner/ops/op_table.h"
+
+namespace zeroplan::gui {
+namespace {
+
+Cell size_cell(std::int64_t bytes) { return {format_gib(Bytes(bytes)), static_cast<double>(bytes), 0, true}; }
+Cell signed_cell(std::int64_t bytes) { return {(bytes > 0 ? "+" : "") + format_gib(Bytes(bytes)), static_cast<double>(bytes), 0, true}; }
+Cell words_cell(std::string text, Pixel swatch = 0) { return {std::move(text), 0, swatch, false}; }
+Cell share_cell(std::int64_t part, std::int64_t whole) {
+  const double ratio = whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0;
+  return {fmt::format("{:.1f} %", 100 * ratio), ratio, 0, true};
+}
+
+std::string unit_words(UnitKind unit, std::int64_t block, Language language) {
+  if (language == Language::english) return unit_name(unit, block);
+  return unit == UnitKind::block ? fmt::format("第 {} 层", block) : std::string(say_name(name_of(unit), language));
+}
+
+bool contains_ignoring_case(std::string_view text, std::string_view part) {
+  const auto same = [](char a, char b) { return std::tolower(static_cast<unsigned char>(a)) == std::tolower(static_cast<unsigned char>(b)); };
+  return std::search(text.begin(), text.end(), part.begin(), part.end(), same) != text.end();
+}
+
+std::string life_name(const Answered& a, const LifeSpan& life, Language language) {
+  if (!life.storage) {
+    const InstructionSpan& at = a.picture.instructions[life.born];
+    return fill(say("scratch of {}", language), {name_of(a.program.fragments[at.fragment]->instructions[at.instruction].op)});
+  }
+  const Storage& storage = a.program.storages[*life.storage];
+  if (!storage.per_block) return std::string(storage.name);
+  std::string name(storage.name);
+  if (const std::size_t dot = name.find('.'); dot != std::string::npos) name = fmt::format("{}[{}]{}", name.substr(0, dot), life.instance, name.substr(dot));
+  return name;
+}
+
+std::string short_place(const Answered& a, std::uint32_t instruction, Language language) {
+  const InstructionSpan& at = a.picture.instructions[instruction];
+  const Fragment& fragment = *a.program.fragments[at.fragment];
+  return fmt::format("{} · {}", say_name(name_of(fragment.phase), language), unit_words(fragment.unit, at.block, language));
+}
+
+std::string born_words(const Answered& a, const LifeSpan& life, Language language) {
+  return life.born < a.linear.step_begin ? std::string(say("before the step", language)) : short_place(a, life.born, language);
+}
+
+std::string dies_words(const Answered& a, const LifeSpan& life, Language language) {
+  if (!life.storage) return std::string(say("gone after its kernel", language));
+  return life.dies >= a.picture.instructions.size() ? std::string(say("never: stays between steps", language)) : short_place(a, life.dies, language);
+}
+
+std::string why_words(const Answered& a, const LifeSpan& life, Language language) {
+  return life.storage ? std::string(say_name(a.program.storages[*life.storage].why, language)) : std::string(say_name("scratch", language));
+}
+
+Category category_of(const Answered& a, const LifeSpan& life) { return life.storage ? a.program.storages[*life.storage].category : Category::scratch; }
+
+}  // namespace
+
+std::string category_words(Category category, Language language) {
+  std::string name(name_of(category));
+  if (language == Language::english) std::replace(name.begin(), name.end(), '_', ' ');
+  return std::string(say_name(name, language));
+}
+
+std::string verdict_words(Verdict verdict, Language language) {
+  switch (verdict) {
+    case Verdict::fits: return std::string(say("FITS", language));
+    case Verdict::tight: return std::string(say("TIGHT", language));
+    case Verdict::does_not_fit: return std::string(say("DOES NOT FIT", language));
+  }
+  return "";
+}
+
+std::string place_words(const Answered& answered, std::uint32_t instruction, Language language) {
+  const InstructionSpan& at = answered.picture.instructions[instruction];
+  const Fragment& fragment = *answered.program.fragments[at.fragment];
+  return fill(say("{}, {} ({})", language), {say_name(name_of(fragment.phase), language), unit_words(fragment.unit, at.block, language), name_of(fragment.instructions[at.instruction].op)});
+}
+
+VerdictLines verdict_lines(const Answered& answered, Language language) {
+  const Answer& a = answered.answer;
+  const bool over = a.spare < Bytes();
+  VerdictLines out;
+  out.need = fill(say("needs {} of {} usable", language), {format_gib(a.arena), format_gib(a.usable)}) + " · " +
+             (over ? fill(say("{} too much", language), {format_gib(Bytes() - a.spare)}) : fill(say("{} spare", language), {format_gib(a.spare)})) + " · " +
+             fill(say("band ±{} %", language), {fmt::format("{:.1f}", 100 * a.band_ratio)});
+  out.when = fill(say("peak in {}", language), {place_words(answered, instruction_at(answered.picture, answered.picture.peak_event), language)}) + " · " + std::string(say("every rank", language));
+  out.speed = fill(say("{} a step", language), {format_seconds(a.step_s())}) + " · " + fill(say("{} tokens/s a GPU", language), {fmt::format("{:.0f}", a.tokens_per_s_per_gpu())});
+  if (a.question.cluster.device.peak_bf16_flops_per_s > 0) out.speed += " · " + fill(say("MFU {} %", language), {fmt::format("{:.0f}", 100 * a.mfu_ratio())});
+  return out;
+}
+
+Table alive_table(const Answered& answered, std::size_t event, std::string_view filter, const Palette& palette, Language language) {
+  const auto head = [&](Text text) { return std::string(say(text, language)); };
+  Table out{{head("Name"), head("Size"), head("Born"), head("Dies"), head("Why")}, {}};
+  for (const std::size_t index : alive_at(answered.picture, event)) {
+    const LifeSpan& life = answered.picture.lives[index];
+    std::string name = life_name(answered, life, language);
+    if (!filter.empty() && !contains_ignoring_case(name, filter)) continue;
+    const Category category = category_of(answered, life);
+    const std::string born = born_words(answered, life, language), dies = dies_words(answered, life, language), why = why_words(answered, life, language);
+    Row row{{words_cell(name, palette[static_cast<std::size_t>(category)]), size_cell(life.bytes), words_cell(born), words_cell(dies), words_cell(why)}, "", static_cast<std::int64_t>(index)};
+    row.cells[2].order = life.born;
+    row.cells[3].order = life.dies;
+    row.note = fmt::format("{}\n{} ({} B) · {}\n{}\n{} → {}", name, format_gib(Bytes(life.bytes)), life.bytes, category_words(category, language), why, born, dies);
+    out.rows.push_back(std::move(row));
+  }
+  return out;
+}
+
+Table breakdown_table(const Answered& answered, std::size_t event, const Palette& palette, Language language) {
+  const auto head = [&](Text text) { return std::string(say(text, language)); };
+  const Answer& a = answered.answer;
+  const Stack peak = answered.picture.memory.stack_after(answered.picture.peak_event), here = answered.picture.memory.stack_after(event);
+  Table out{{head("Category"), head("At the peak"), head("At the selection"), head("Share")}, {}};
+  const std::int64_t whole = a.capacity.value();
+  for (auto it = kStackOrder.rbegin(); it != kStackOrder.rend(); ++it) {
+    const auto c = static_cast<std::size_t>(*it);
+    if (peak[c] == 0 && here[c] == 0) continue;
+    out.rows.push_back({{words_cell(category_words(*it, language), palette[c]), size_cell(peak[c]), size_cell(here[c]), share_cell(peak[c], whole)}, "", static_cast<std::int64_t>(c)});
+  }
+  const auto add = [&](std::string name, std::int64_t bytes, std::int64_t now) { out.rows.push_back({{words_cell(std::move(name)), size_cell(bytes), size_cell(now), share_cell(bytes, whole)}, "", -1}); };
+  add(head("total live"), total_of(peak), total_of(here));
+  add(head("addresses (gaps)"), a.arena.value() - total_of(peak), a.arena.value() - total_of(here));
+  add(head("CUDA context"), a.outside.context.value(), a.outside.context.value());
+  add(head("NCCL"), a.outside.nccl.value(), a.outside.nccl.value());
+  add(head("libraries"), a.outside.libraries.value(), a.outside.libraries.value());
+  add(head("free"), a.spare.value(), a.spare.value());
+  add(head("capacity"), whole, whole);
+  return out;
+}
+
+std::string change_words(const Fix& fix) {
+  std::string out;
+  for (const auto& [key, value] : fix.change) {
+    std::string words = key;
+    std::replace(words.begin(), words.end(), '_', ' ');
+    out += fmt::format("{}{} {}", out.empty() ? "" : ", ", words, value);
+  }
+  return out;
+}
+
+Table fixes_table(const std::vector<Fix>& fixes, const Answered& from, Language language) {
+  const auto head = [&](Text text) { return std::string(say(text, language)); };
+  const auto mark = [](Verdict verdict) { return verdict == Verdict::fits ? "✓" : verdict == Verdict::tight ? "~" : "✗"; };
+  Table out{{head("Change"), head("Peak"), head("Step"), ""}, {}};
+  for (std::size_t i = 0; i < fixes.size(); ++i) {
+    const Fix& fix = fixes[i];
+    const double ratio = from.answer.step_s() > 0 ? fix.answer.step_s() / from.answer.step_s() - 1 : 0;
+    Row row{{words_cell(change_words(fix)), size_cell(fix.answer.arena.value()), {fmt::format("{:+.0f} %", 100 * ratio), ratio, 0, true}, words_cell(mark(fix.answer.verdict))},
+            fmt::format("{}\n{} · {} · {}{}", change_words(fix), verdict_words(fix.answer.verdict, language), format_gib(fix.answer.arena), format_seconds(fix.answer.step_s()), fix.changes_numerics ? "\n" + head("rounds differently") : ""),
+            static_cast<std::int64_t>(i)};
+    out.rows.push_back(std::move(row));
+  }
+  return out;
+}
+
+Table compare_table(const Answered& a, const Answered& b, const Palette& palette, Language language) {
+  const auto head = [&](Text text) { return std::string(say(text, language)); };
+  Table out{{head("Name"), head("Plan A"), head("Plan B"), head("B − A")}, {}};
+  const auto add = [&](Cell name, std::int64_t in_a, std::int64_t in_b) { out.rows.push_back({{std::move(name), size_cell(in_a), size_cell(in_b), signed_cell(in_b - in_a)}, "", -1}); };
+  const double step_a = a.answer.step_s(), step_b = b.answer.step_s();
+  add(words_cell(head("arena")), a.answer.arena.value(), b.answer.arena.value());
+  add(words_cell(head("peak")), a.answer.estimate.memory.peak_live.value(), b.answer.estimate.memory.peak_live.value());
+  out.rows.push_back({{words_cell(head("step time")), {format_seconds(step_a), step_a, 0, true}, {format_seconds(step_b), step_b, 0, true},
+                       {(step_b > step_a ? "+" : "") + format_seconds(step_b - step_a), step_b - step_a, 0, true}}, "", -1});
+  const Stack stack_a = a.picture.memory.stack_after(a.picture.peak_event), stack_b = b.picture.memory.stack_after(b.picture.peak_event);
+  for (auto it = kStackOrder.rbegin(); it != kStackOrder.rend(); ++it) {
+    const auto c = static_cast<std::size_t>(*it);
+    if (stack_a[c] != 0 || stack_b[c] != 0) add(words_cell(category_words(*it, language), palette[c]), stack_a[c], stack_b[c]);
+  }
+  struct Both {
+    std::int64_t a = 0, b = 0;
+    Category category = Category::scratch;
+  };
+  std::map<std::string, Both> storages;
+  const auto collect = [&](const Answered& from, std::int64_t Both::*side) {
+    for (const std::size_t index : alive_at(from.picture, from.picture.peak_event)) {
+      const LifeSpan& life = from.picture.lives[index];
+      Both& both = storages[life.storage ? std::string(from.program.storages[*life.storage].name) : "scratch"];
+      both.*side += life.bytes;
+      both.category = category_of(from, life);
+    }
+  };
+  collect(a, &Both::a);
+  collect(b, &Both::b);
+  std::vector<std::pair<std::string, Both>> sorted(storages.begin(), storages.end());
+  std::erase_if(sorted, [](const auto& entry) { return entry.second.a == entry.second.b; });
+  std::stable_sort(sorted.begin(), sorted.end(), [](const auto& x, const auto& y) { return std::abs(x.second.b - x.second.a) > std::abs(y.second.b - y.second.a); });
+  for (const auto& [name, both] : sorted) add(words_cell("  " + name, palette[static_cast<std::size_t>(both.category)]), both.a, both.b);
+  return out;
+}
+
+}  // namespace zeroplan::gui

@@ -1,0 +1,36 @@
+// What the Plan and Compare screens say in words and tables, in either language, without widgets.
+#pragma once
+
+#include "gui/models/raster.h"
+#include "gui/models/table.h"
+#include "gui/models/words.h"
+#include "gui/models/workbench.h"
+
+namespace zeroplan::gui {
+
+using Palette = std::array<Pixel, kCategoryCount>;  ///< by Category
+
+std::string category_words(Category category, Language language);
+std::string verdict_words(Verdict verdict, Language language);
+/// "backward, block 17 (linear_wgrad)".
+std::string place_words(const Answered& answered, std::uint32_t instruction, Language language);
+
+/// Verdict strip: a headline and what follows it.
+struct VerdictLines {
+  std::string need;   ///< "needs 40.36 GiB of 75.90 GiB usable · 35.54 GiB spare · band ±1.2 %"
+  std::string when;   ///< "peak in backward, block 3 (linear_wgrad) · every rank"
+  std::string speed;  ///< "3.1 s a step · 1320 tokens/s a GPU · MFU 51 %"
+};
+VerdictLines verdict_lines(const Answered& answered, Language language);
+
+/// Columns: name, size, born, dies, why. `filter`: part of a name, without regard to case. Tag: index into picture.lives.
+Table alive_table(const Answered& answered, std::size_t event, std::string_view filter, const Palette& palette, Language language);
+/// Columns: category, at the peak, at the selection, share of the peak; below, what else takes the device's memory.
+Table breakdown_table(const Answered& answered, std::size_t event, const Palette& palette, Language language);
+/// Columns: change, peak, step against the plan's, ✓ fits, ~ tight or ✗ does not. Tag: index into fixes.
+Table fixes_table(const std::vector<Fix>& fixes, const Answered& from, Language language);
+std::string change_words(const Fix& fix);
+/// Columns: what, A, B, B − A; first the whole, then categories at the peaks, then storages by name (largest difference first).
+Table compare_table(const Answered& a, const Answered& b, const Palette& palette, Language language);
+
+}  // namespace zeroplan::gui

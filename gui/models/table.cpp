@@ -1,0 +1,26 @@
+#include "gui/models/table.h"
+
+namespace zeroplan::gui {
+namespace {
+
+std::string field(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string out = "\"";
+  for (const char c : text) out += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return out + "\"";
+}
+
+}  // namespace
+
+std::string csv_of(const Table& table) {
+  std::string out;
+  for (std::size_t i = 0; i < table.headers.size(); ++i) out += (i ? "," : "") + field(table.headers[i]);
+  out += "\r\n";
+  for (const Row& row : table.rows) {
+    for (std::size_t i = 0; i < row.cells.size(); ++i) out += (i ? "," : "") + field(row.cells[i].text);
+    out += "\r\n";
+  }
+  return out;
+}
+
+}  // namespace zeroplan::gui

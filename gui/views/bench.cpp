@@ -1,0 +1,99 @@
+#include "gui/views/bench.h"
+
+#include <QCoreApplication>
+#include <QElapsedTimer>
+#include <QSlider>
+#include <algorithm>
+#include <random>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "gui/models/raster.h"
+#include "gui/views/look.h"
+#include "gui/views/main_window.h"
+#include "gui/views/plan_session.h"
+
+namespace zeroplan::gui {
+namespace {
+
+struct Times {
+  std::vector<double> ms;
+  double part(double ratio) {
+    std::sort(ms.begin(), ms.end());
+    return ms.empty() ? 0 : ms[std::min(ms.size() - 1, static_cast<std::size_t>(ratio * static_cast<double>(ms.size())))];
+  }
+};
+
+double ms_of(const QElapsedTimer& timer) { return static_cast<double>(timer.nsecsElapsed()) * 1e-6; }
+
+void bench_slider(MainWindow& window, PlanSession& session, const char* name) {
+  auto* slider = window.findChild<QSlider*>(name);
+  if (slider == nullptr) return;
+  Times whole, compile, price, layout, walk;
+  const int first = slider->value();
+  for (int round = 0; round < 3; ++round)
+    for (int at = slider->minimum(); at <= std::min(slider->maximum(), slider->minimum() + 63); ++at) {
+      if (at == slider->value()) continue;
+      QElapsedTimer timer;
+      timer.start();
+      slider->setValue(at);
+      window.repaint();
+      QCoreApplication::sendPostedEvents();
+      QCoreApplication::processEvents(QEventLoop::ExcludeUserInputEvents);
+      whole.ms.push_back(ms_of(timer));
+      const Cost& cost = session.last_cost();
+      compile.ms.push_back(cost.compile_ms);
+      price.ms.push_back(cost.price_ms);
+      layout.ms.push_back(cost.layout_ms);
+      walk.ms.push_back(cost.walk_ms);
+    }
+  fmt::print("slider {:<18} moves {:>3}  to end of paint: median {:5.1f} ms, p95 {:5.1f} ms   compile {:.2f}  price {:.2f}  layout {:.1f}  walk {:.2f} (medians)\n", name, whole.ms.size(), whole.part(0.5), whole.part(0.95),
+             compile.part(0.5), price.part(0.5), layout.part(0.5), walk.part(0.5));
+  slider->setValue(first);
+}
+
+void bench_frames(std::size_t events) {
+  std::mt19937_64 random(7);
+  StackedSeries series;
+  series.reserve(events);
+  Stack now{};
+  std::int64_t time = 0;
+  for (std::size_t i = 0; i < events; ++i) {
+    const auto category = static_cast<Category>(random() % kCategoryCount);
+    std::int64_t& bytes = now[static_cast<std::size_t>(category)];
+    const std::int64_t delta = bytes > (std::int64_t{1} << 32) || (bytes > 0 && random() % 2 == 0) ? -bytes / 2 : static_cast<std::int64_t>(random() % (std::uint64_t{1} << 30));
+    bytes += delta;
+    series.add(SimTime(time += static_cast<std::int64_t>(random() % 1000)), category, delta);
+  }
+  QElapsedTimer build;
+  build.start();
+  series.finish(SimTime(time + 1));
+  const double build_ms = ms_of(build);
+  constexpr int kWidth = 1600, kHeight = 600;
+  std::vector<Pixel> pixels(static_cast<std::size_t>(kWidth) * kHeight);
+  const RasterStyle style{Theme::light_theme().palette, 0xffffffff, std::int64_t{40} << 30, kHeight};
+  Times whole, frame;
+  for (int f = 0; f < 120; ++f) {
+    // Every other frame shows the whole; the rest zoom in up to 1000 times and pan.
+    const bool is_whole = f % 2 == 0;
+    const std::int64_t span = is_whole ? time : std::max<std::int64_t>(time / (1 + f % 40 * 25), 1000), from = (time - span) * (f % 7) / 7;
+    QElapsedTimer timer;
+    timer.start();
+    raster(series.columns(SimTime(from), SimTime(from + span), kWidth), style, pixels);
+    (is_whole ? whole : frame).ms.push_back(ms_of(timer));
+  }
+  fmt::print("timeline {:>9} events  {}x{}  whole: median {:.2f} ms, p95 {:.2f} ms; zoomed: median {:.2f} ms, p95 {:.2f} ms   pyramid {:.1f} ms\n", events, kWidth, kHeight, whole.part(0.5), whole.part(0.95),
+             frame.part(0.5), frame.part(0.95), build_ms);
+}
+
+}  // namespace
+
+int bench(MainWindow& window, PlanSession& session, double start_ms) {
+  fmt::print("start to painted window: {:.0f} ms\n", start_ms);
+  for (const char* slider : {"seq", "micro_batch", "accumulate", "gpus", "checkpoint", "prefetch_units", "loss_chunk_tokens"}) bench_slider(window, session, slider);
+  for (const std::size_t events : {std::size_t{1'000'000}, std::size_t{10'000'000}}) bench_frames(events);
+  return 0;
+}
+
+}  // namespace zeroplan::gui

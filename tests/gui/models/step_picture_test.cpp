@@ -1,0 +1,85 @@
+#include "gui/models/step_picture.h"
+
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "gui/models/memory_map.h"
+#include "gui/models/plan_tables.h"
+#include "gui/models/svg.h"
+#include "gui/models/workbench.h"
+#include "tests/support/questions.h"
+
+namespace zeroplan::gui {
+
+TEST_CASE("the picture's maximum is the fold's peak, band by band, for random plans", "[property]") {
+  std::mt19937_64 random(99);
+  for (int round = 0; round < 150; ++round) {
+    Asked asked;
+    asked.question = testing::random_question(random);
+    Workbench workbench;
+    const auto answered = workbench.compute(asked, Addresses::lay_out);
+    const StepPicture& picture = answered->picture;
+    const Stack peak = picture.memory.stack_after(picture.peak_event);
+    REQUIRE(total_of(peak) == answered->answer.estimate.memory.peak_live.value());
+    REQUIRE(total_of(peak) == answered->layout->max_live.value());
+    std::int64_t alive = 0;
+    for (const std::size_t life : alive_at(picture, picture.peak_event)) alive += picture.lives[life].bytes;
+    REQUIRE(alive == total_of(peak));
+    REQUIRE(picture.birth_count == answered->layout->birth_offset.size());
+    REQUIRE(picture.instructions.size() == answered->linear.instructions.size());
+  }
+}
+
+TEST_CASE("middle micro batches are drawn once and say how often they run") {
+  Asked asked = asked_of("internlm2-20b", "8xa100-80g");
+  Workbench workbench;
+  const auto few = workbench.compute(with_key(asked, "accumulate", "8"), Addresses::leave_out);
+  const auto many = workbench.compute(with_key(asked, "accumulate", "64"), Addresses::leave_out);
+  REQUIRE(few->picture.repeats.size() == 1);
+  REQUIRE(few->picture.memory.size() == many->picture.memory.size());
+  REQUIRE(many->picture.repeats.front().count == few->picture.repeats.front().count + 56);
+  REQUIRE(many->answer.step_s() > few->answer.step_s());
+}
+
+TEST_CASE("rectangles of the map that are alive together never overlap and stay inside the arena", "[property]") {
+  Workbench workbench;
+  const auto answered = workbench.compute(asked_of("qwen2.5-0.5b", "2xa100-80g"), Addresses::lay_out);
+  const std::vector<MapRectangle> map = map_of(*answered);
+  REQUIRE(map.size() == answered->picture.lives.size());
+  const StepPicture& picture = answered->picture;
+  for (std::size_t i = 0; i < map.size(); ++i) {
+    REQUIRE(map[i].begin_bytes >= 0);
+    REQUIRE(map[i].end_bytes <= answered->answer.arena.value());
+    for (std::size_t j = i + 1; j < map.size(); ++j) {
+      const LifeSpan &a = picture.lives[i], &b = picture.lives[j];
+      const bool together = a.first_event < b.last_event && b.first_event < a.last_event;
+      const bool touch = map[i].begin_bytes < map[j].end_bytes && map[j].begin_bytes < map[i].end_bytes;
+      if (together && touch) FAIL("lives " << i << " and " << j << " overlap");
+    }
+  }
+}
+
+TEST_CASE("the breakdown adds up to the device's capacity") {
+  Workbench workbench;
+  const auto answered = workbench.compute(asked_of("internlm2-20b", "8xa100-80g"), Addresses::lay_out);
+  const Table table = breakdown_table(*answered, answered->picture.peak_event, {}, Language::english);
+  double categories = 0, rest = 0, capacity = 0;
+  for (const Row& row : table.rows) {
+    if (row.tag >= 0) categories += row.cells[1].order;
+    else if (row.cells[0].text == "capacity") capacity = row.cells[1].order;
+    else if (row.cells[0].text != "total live") rest += row.cells[1].order;
+  }
+  REQUIRE(categories + rest == capacity);
+}
+
+TEST_CASE("exports are whole: the SVG closes and names its verdict, a CSV field with quotes and commas survives") {
+  Workbench workbench;
+  const auto answered = workbench.compute(asked_of("internlm2-20b", "8xa100-80g"), Addresses::lay_out);
+  const std::string svg = svg_of(*answered, {});
+  REQUIRE(svg.find("</svg>") != std::string::npos);
+  REQUIRE(svg.find("FITS") != std::string::npos);
+  REQUIRE(csv_of({{"a", "b"}, {{{{"x,\"y\""}, {"2"}}, "", -1}}}) == "a,b\r\n\"x,\"\"y\"\"\",2\r\n");
+}
+
+}  // namespace zeroplan::gui

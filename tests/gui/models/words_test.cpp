@@ -1,0 +1,57 @@
+#include "gui/models/words.h"
+
+#include <catch2/catch.hpp>
+#include <set>
+
+#include "gui/models/plan_tables.h"
+#include "gui/models/workbench.h"
+
+namespace zeroplan::gui {
+namespace {
+
+std::size_t placeholders(std::string_view text) {
+  std::size_t count = 0;
+  for (std::size_t at = 0; (at = text.find("{}", at)) != std::string_view::npos; at += 2) ++count;
+  return count;
+}
+
+}  // namespace
+
+TEST_CASE("both languages of an entry take the same values, and no entry is twice in the table") {
+  std::set<std::string_view> seen;
+  for (const Pair& pair : kWords) {
+    INFO(pair.english);
+    REQUIRE(placeholders(pair.english) == placeholders(pair.chinese));
+    REQUIRE(seen.insert(pair.english).second);
+  }
+}
+
+TEST_CASE("every name that the planner hands to the window has a Chinese form") {
+  for (int c = 0; c < kCategoryCount; ++c) REQUIRE(has_words(name_of(static_cast<Category>(c))));
+  for (int s = 0; s < kStreamCount; ++s) REQUIRE(has_words(name_of(static_cast<Stream>(s))));
+  for (const Phase phase : {Phase::init, Phase::forward, Phase::backward, Phase::step}) REQUIRE(has_words(name_of(phase)));
+  for (const UnitKind unit : {UnitKind::embedding, UnitKind::block, UnitKind::head}) REQUIRE(has_words(name_of(unit)));
+  Workbench workbench;
+  for (const char* model : {"internlm2-20b", "qwen3-8b", "qwen2.5-0.5b"})
+    for (const char* stage : {"0", "1", "2", "3"}) {
+      const auto answered = workbench.compute(with_key(asked_of(model, "8xa100-80g"), "stage", stage), Addresses::leave_out);
+      for (const Storage& storage : answered->program.storages) {
+        INFO(storage.name << ": " << storage.why);
+        REQUIRE(has_words(storage.why));
+      }
+    }
+}
+
+TEST_CASE("every verdict has its word in both languages") {
+  for (const Verdict verdict : {Verdict::fits, Verdict::tight, Verdict::does_not_fit}) {
+    REQUIRE_FALSE(verdict_words(verdict, Language::english).empty());
+    REQUIRE(verdict_words(verdict, Language::english) != verdict_words(verdict, Language::chinese));
+  }
+}
+
+TEST_CASE("values are filled in order and spare braces stay") {
+  REQUIRE(fill("{} of {}", {"1", "2"}) == "1 of 2");
+  REQUIRE(fill("{} of {}", {"{}"}) == "{} of {}");
+}
+
+}  // namespace zeroplan::gui
