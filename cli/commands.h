@@ -46,6 +46,9 @@ struct TimelineOptions {
 };
 int timeline(const TimelineOptions& options);
 
+/// Becomes zeroplan-gui with these words (of `zeroplan fit`, or files). Throws EnvironmentError without it or without a display.
+int gui(const std::vector<std::string>& words);
+
 int doctor(bool json);
 int list(const std::string& what, bool json);
 int show(const std::string& name);

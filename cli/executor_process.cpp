@@ -51,13 +51,15 @@ class Lines {
 
 }  // namespace
 
-std::optional<std::string> executor_path() {
+std::optional<std::string> program_path(const std::string& name) {
   for (const auto& place : places()) {
-    const std::string candidate = (place / kName).string();
+    const std::string candidate = (place / name).string();
     if (::access(candidate.c_str(), X_OK) == 0) return candidate;
   }
   return std::nullopt;
 }
+
+std::optional<std::string> executor_path() { return program_path(kName); }
 
 int run_executor(const std::vector<std::string>& arguments, const std::function<void(const std::string&)>& line) {
   const std::optional<std::string> path = executor_path();

@@ -8,6 +8,9 @@
 
 namespace zeroplan::cli {
 
+/// A program of ours beside this one or on PATH.
+std::optional<std::string> program_path(const std::string& name);
+
 /// Path of zeroplan-run beside this program or on PATH; nullopt where it is not installed.
 std::optional<std::string> executor_path();
 

@@ -56,6 +56,10 @@ int run_program(int argc, char** argv) {
   timeline_command->add_option("--width", timeline_options.width, "columns of the picture")->check(CLI::Range(20, 1000));
   timeline_command->callback([&] { command = [&] { return timeline(timeline_options); }; });
 
+  CLI::App* gui_command = app.add_subcommand("gui", "open the window (zeroplan-gui) on the words of zeroplan fit, or a plan.json");
+  gui_command->allow_extras();
+  gui_command->callback([&] { command = [&] { return gui(gui_command->remaining()); }; });
+
   bool json = false;
   CLI::App* doctor_command = app.add_subcommand("doctor", "what of zeroplan works on this machine");
   doctor_command->add_flag("--json", json, "as JSON");

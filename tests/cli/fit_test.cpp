@@ -146,6 +146,12 @@ TEST_CASE("--help, list, show and doctor answer", "[e2e]") {
   CHECK(has(shell("zeroplan doctor").out, "planner"));
 }
 
+TEST_CASE("gui without a display, or without the program, says what to do and ends with 4", "[e2e]") {
+  const Outcome outcome = shell("env -u DISPLAY -u WAYLAND_DISPLAY -u QT_QPA_PLATFORM zeroplan gui internlm2-20b --on 8xa100-80g");
+  CHECK(outcome.code == 4);
+  CHECK((has(outcome.err, "timeline") || has(outcome.err, "qt6-base-dev")));
+}
+
 TEST_CASE("timeline draws on the terminal and writes traces", "[e2e]") {
   const Folder folder;
   const Outcome picture = shell("zeroplan timeline internlm2-20b --on 8xa100-80g --width 60");

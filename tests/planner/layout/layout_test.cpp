@@ -7,6 +7,7 @@
 #include "planner/engines/zeroplan.h"
 #include "planner/layout/happens_before.h"
 #include "planner/price/price.h"
+#include "profiles/catalog.h"
 #include "simulator/walk.h"
 #include "tests/support/questions.h"
 
@@ -49,6 +50,25 @@ TEST_CASE("internlm2-20b costs at most one percent over its live maximum at ever
       INFO("stage " << stage << ", recomputed " << recomputed);
       CHECK(layout.waste_ratio() <= 1.01);
     }
+}
+
+TEST_CASE("no model of the catalogue costs more than one percent over its live maximum on 8 A100-80G", "[property]") {
+  int plans = 0;
+  for (const std::string_view name : model_names()) {
+    Question question = default_question(catalogue_model(name), cluster_from_name("8xa100-80g"));
+    if (find_zeroplan_problem(question.job.model)) continue;
+    for (std::int64_t stage = 0; stage <= 3; ++stage)
+      for (const bool recompute : {false, true}) {
+        question.plan.stage = stage;
+        question.plan.recomputed_blocks = recompute ? question.job.model.num_layers : 0;
+        const Program program = compile(question);
+        const Layout layout = lay_out(program, linearize(program));
+        INFO(name << " stage " << stage << (recompute ? ", recomputed" : ", kept"));
+        CHECK(layout.waste_ratio() <= 1.01);
+        ++plans;
+      }
+  }
+  CHECK(plans >= 40 * 8);
 }
 
 TEST_CASE("micro batches in the middle share one set of addresses", "[unit]") {
