@@ -114,9 +114,22 @@ double AutogradModel::step(std::int64_t number, const std::vector<std::int32_t>&
     return at::from_blob(const_cast<std::int32_t*>(ids.data()), {question_.plan.micro_batch, question_.job.seq}, at::kInt).to(at::kLong);
   };
   const bool recompute = question_.plan.recomputed_blocks > 0;
-  const double loss = recompute ? forward_backward_recomputing(tensor(tokens), tensor(targets)) : forward_backward(tensor(tokens), tensor(targets));
+  double loss = recompute ? forward_backward_recomputing(tensor(tokens), tensor(targets)) : forward_backward(tensor(tokens), tensor(targets));
+  if (collectives != nullptr) loss = average_over_ranks(loss);
   update(number);
   return loss;
+}
+
+double AutogradModel::average_over_ranks(double loss) {
+  const at::NoGradGuard no_grad;
+  const auto ranks = static_cast<double>(collectives->world());
+  for (const at::Tensor& parameter : parameters_) {
+    at::Tensor gradient = parameter.grad();
+    collectives->all_reduce(gradient.data_ptr<float>(), gradient.numel(), Dtype::fp32);
+    gradient.div_(ranks);
+  }
+  collectives->all_reduce(&loss, 1, Dtype::fp64);
+  return loss / ranks;
 }
 
 }  // namespace zeroplan::bench

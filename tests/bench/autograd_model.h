@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "executor/collectives.h"
 #include "planner/core/plan.h"
 
 namespace zeroplan::bench {
@@ -17,6 +18,9 @@ class AutogradModel {
   /// One optimizer step over B·S tokens: forward, backward, clip, AdamW. Returns the mean loss.
   double step(std::int64_t number, const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& targets);
 
+  /// Data parallel: gradients and loss are averaged over ranks after backward, as DDP does, by the same collectives as ours.
+  Collectives* collectives = nullptr;
+
  private:
   struct BlockWeights { at::Tensor attention_norm, qkv, attention_out, ffn_norm, gate_up, down; };
 
@@ -27,6 +31,7 @@ class AutogradModel {
   at::Tensor loss_of(const at::Tensor& x, const at::Tensor& targets) const;
   double forward_backward(const at::Tensor& tokens, const at::Tensor& targets);
   double forward_backward_recomputing(const at::Tensor& tokens, const at::Tensor& targets);
+  double average_over_ranks(double loss);
   void update(std::int64_t number);
 
   Question question_;
