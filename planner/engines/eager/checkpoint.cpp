@@ -15,6 +15,7 @@ struct Holder {
 struct Frame {
   CheckpointFunction function;
   Tensors arguments;
+  bool early_stop = true;
   bool autocast = false;
   ScalarType autocast_type = ScalarType::bf16;
   std::vector<std::weak_ptr<Holder>> holders;
@@ -39,7 +40,7 @@ class RecomputationHooks : public SavedTensorHooks {
   std::shared_ptr<void> pack(const Tensor& tensor) override {
     Tensor kept = tensor.requires_grad() ? tensor.detach() : tensor;
     if (const std::shared_ptr<Holder> holder = frame_.holders[frame_.packed_again].lock()) holder->recomputed = kept;
-    if (++frame_.packed_again == frame_.holders.size()) throw StopRecomputation{};
+    if (++frame_.packed_again == frame_.holders.size() && frame_.early_stop) throw StopRecomputation{};
     return std::make_shared<Tensor>(std::move(kept));
   }
   Tensor unpack(const std::shared_ptr<void>& packed) override { return *static_cast<Tensor*>(packed.get()); }
@@ -80,8 +81,9 @@ class CheckpointHooks : public SavedTensorHooks {
   std::shared_ptr<Frame> frame_;
 };
 
-Tensors non_reentrant(Context& context, CheckpointFunction function, const Tensors& arguments, bool selective) {
+Tensors non_reentrant(Context& context, CheckpointFunction function, const Tensors& arguments, bool selective, bool early_stop) {
   auto frame = std::make_shared<Frame>();
+  frame->early_stop = early_stop;
   if (selective) frame->kept = std::make_unique<OpCache>();
   Scoped cache(context.op_cache, frame->kept.get());
   frame->function = std::move(function);
@@ -125,10 +127,10 @@ Tensors reentrant(Context& context, CheckpointFunction function, const Tensors& 
 
 }  // namespace
 
-Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments) {
+Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments, bool early_stop) {
   assert(mode != CheckpointMode::none);
   if (mode == CheckpointMode::reentrant) return reentrant(context, std::move(function), arguments);
-  return non_reentrant(context, std::move(function), arguments, mode == CheckpointMode::selective);
+  return non_reentrant(context, std::move(function), arguments, mode == CheckpointMode::selective, early_stop);
 }
 
 }  // namespace zeroplan::eager

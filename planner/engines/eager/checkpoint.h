@@ -16,6 +16,7 @@ using CheckpointFunction = std::function<Tensors(const Tensors& arguments)>;
 
 /// Calls function(arguments) under a checkpoint. `mode` is not none; selective: non_reentrant that keeps attention's and every second mm's results
 /// (torchtitan's operator policy, torch.utils.checkpoint.create_selective_checkpoint_contexts).
-Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments);
+/// Without early_stop a recomputation runs to the function's end (torchtitan's default).
+Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments, bool early_stop = true);
 
 }  // namespace zeroplan::eager

@@ -294,6 +294,8 @@ class Context {
   bool out_of_place_accumulation = true;
   /// layer_norm keeps mean and rstd in its input's dtype (CPU) and not in fp32 (CUDA).
   bool layer_norm_keeps_input_type = false;
+  /// silu's backward is composed of elementwise kernels (math_silu_backward), as on a device that has no kernel of its own for it (the oracle's simulated one).
+  bool composite_silu_backward = false;
   /// Where plain host tensors are counted (the oracle's plain-PyTorch rows run on one CPU device).
   Place host = Place::host;
   Place place = Place::device;

@@ -311,7 +311,25 @@ Tensor add_scalar(const Tensor& x) { return shifted(x, "add.Tensor"); }
 Tensor mul_scalar(const Tensor& x) { return scaled(x, "MulBackward", "mul.Tensor"); }
 Tensor div_scalar(const Tensor& x) { return scaled(x, "DivBackward", "div.Tensor"); }
 Tensor neg(const Tensor& x) { return scaled(x, "NegBackward", "neg"); }
-Tensor silu(const Tensor& x) { return fused_unary(x, "SiluBackward", "silu", "silu_backward", false); }
+
+namespace {
+/// math_silu_backward: gradient * (sigmoid * (1 + input * (1 - sigmoid)))
+void composite_silu_formula(BackwardCall& call) {
+  const Tensor input = call.saved(0);
+  const Tensor sigmoid = elementwise("sigmoid", input.type(), {&input});
+  const Tensor complement = elementwise("sub.Tensor", input.type(), {&sigmoid});
+  const Tensor product = elementwise("mul.Tensor", input.type(), {&input, &complement});
+  const Tensor shifted_product = elementwise("add.Scalar", input.type(), {&product});
+  const Tensor slope = elementwise("mul.Tensor", input.type(), {&sigmoid, &shifted_product});
+  call.results[0] = elementwise("mul.Tensor", call.gradient().type(), {&call.gradient(), &slope});
+}
+}  // namespace
+
+Tensor silu(const Tensor& x) {
+  Tensor out = fused_unary(x, "SiluBackward", "silu", "silu_backward", false);
+  if (x.context().composite_silu_backward && out.grad_fn() != nullptr) out.grad_fn()->apply = composite_silu_formula;
+  return out;
+}
 Tensor gelu(const Tensor& x) { return fused_unary(x, "GeluBackward", "gelu", "gelu_backward", false); }
 Tensor tanh(const Tensor& x) { return fused_unary(x, "TanhBackward", "tanh", "tanh_backward", true); }
 

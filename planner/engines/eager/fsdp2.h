@@ -1,0 +1,52 @@
+// FSDP2 (torch 2.11, torch/distributed/fsdp/_fully_shard) on the emulated framework: what rank 0 of a job asks of memory. Two tools configure it:
+// transformers (each decoder block and the root wrapped, blocks in checkpoint_wrapper) and torchtitan 0.2.2 (apply_ac, apply_fsdp; its own Llama, titan_llama.h).
+//
+// Terms, as in _fsdp_param.py. Sharded parameter: this rank's rows of a parameter, padded so that every rank has the same number. All-gather input: the group's shards
+// cast into one flat buffer. All-gather output: the whole group in rank order, copied out into one storage a parameter (the unsharded parameter, which autograd saves;
+// it is freed by resizing its storage to nothing). Group: the parameters of one fully_shard call; they travel together.
+//
+// What outlives what, in forward: a group's all-gather output is kept until the next group's was copied out, or the root's forward ends. In backward: the next group is gathered
+// before a group's backward begins (prefetch); a reduce-scatter input is kept until the next one is made; the gradients are views of the reduce-scatter output
+// (or of its cast to the parameters' dtype) until zero_grad, or are added to the ones of earlier micro batches.
+// Streams are inert: memory that waits for an event on a real device is released at once. Not here: CPU offload, reshard to a number of ranks, float8, compile.
+#pragma once
+
+#include <cstdint>
+
+#include "planner/engines/eager/hf_models.h"
+#include "planner/engines/eager/optimizers.h"
+#include "planner/engines/eager/single.h"
+#include "planner/engines/eager/titan_llama.h"
+
+namespace zeroplan::eager {
+
+/// reshard_after_forward. by_default: every group but the last one used (transformers: the root; torchtitan: norm and output).
+enum class Reshard : std::uint8_t { by_default, always, never };
+
+struct Fsdp2Job {
+  enum class Tool : std::uint8_t { transformers, torchtitan } tool = Tool::transformers;
+  HfConfig model;  ///< model.type: dtype of the sharded parameters. torchtitan takes the sizes only and unties the head
+  std::int64_t world_ranks = 1;
+  std::int64_t shard_group_ranks = 1;  ///< divides world_ranks; fewer: HSDP, gradients are all-reduced across the copies
+  std::int64_t seq_tokens = 0;
+  std::int64_t micro_batch = 1;
+  std::int64_t accumulate = 1;  ///< every micro batch reduces its gradients
+  int steps = 3;
+  Reshard reshard = Reshard::by_default;
+  TitanCheckpoint checkpoint;  ///< transformers: none or full
+  ScalarType compute_type = ScalarType::bf16;
+  ScalarType reduce_type = ScalarType::fp32;
+  OptimizerKernel kernel = OptimizerKernel::foreach;
+};
+
+/// How the emulated machine behaves. The defaults are those of the oracle (fake tensors on a simulated accelerator).
+struct AcceleratorBehaviour {
+  bool out_of_place_accumulation = true;
+  bool layer_norm_keeps_input_type = false;
+  bool composite_silu_backward = true;
+};
+
+/// Runs `steps` optimizer steps of the job (clip_grad_norm_, AdamW, zero_grad), reporting to `recorder`. Requested bytes of rank 0.
+PhasePeaks run_fsdp2(const Fsdp2Job& job, Recorder& recorder, const AcceleratorBehaviour& machine = {});
+
+}  // namespace zeroplan::eager
