@@ -228,7 +228,10 @@ LlamaLm::LlamaLm(Context& owner, const HfConfig& config)
 
 void LlamaLm::add_lora(const LoraConfig& lora) {
   for (const Tensor& p : parameters()) p.set_requires_grad(false);
-  for (int i = 0; i < 2; ++i) extras_.push_back(empty(*context, Shape{}, ScalarType::int64, "peft"));
+  {
+    Scoped on_host(context->place, context->host);
+    for (int i = 0; i < 2; ++i) extras_.push_back(empty(*context, Shape{}, ScalarType::int64, "peft"));
+  }
   for (const auto& layer : model_.layers) {
     Scoped here(context->where, layer->where);
     layer->add_lora(lora);

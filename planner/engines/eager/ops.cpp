@@ -449,17 +449,17 @@ Tensor autocasted(const Tensor& x) {
 }
 
 Tensor addmm_without_autocast(const Tensor& bias, const Tensor& a, const Tensor& b) {
-  Recording recording(a.context(), "AddmmBackward", {&a, &b, &bias});
+  Recording recording(a.context(), "AddmmBackward", {&bias, &a, &b});
   a.context().begin_op("addmm");
   int saved_a = -1, saved_b = -1;
-  if (recording.needs(1)) saved_a = recording->save(a);
-  if (recording.needs(0)) saved_b = recording->save(b);
+  if (recording.needs(2)) saved_a = recording->save(a);
+  if (recording.needs(1)) saved_b = recording->save(b);
   Tensor out = empty(a.context(), Shape{a.size(0), b.size(1)}, a.type(), "addmm");
   if (recording)
     recording->apply = [saved_a, saved_b](BackwardCall& call) {
-      if (call.needs(0)) call.saved(saved_b), call.results[0] = operand_gradient(call.gradient(), call.edge(0).expected);
-      if (call.needs(1)) call.saved(saved_a), call.results[1] = operand_gradient(call.gradient(), call.edge(1).expected);
-      if (call.needs(2)) call.results[2] = call.gradient();
+      if (call.needs(1)) call.saved(saved_b), call.results[1] = operand_gradient(call.gradient(), call.edge(1).expected);
+      if (call.needs(2)) call.saved(saved_a), call.results[2] = operand_gradient(call.gradient(), call.edge(2).expected);
+      if (call.needs(0)) call.results[0] = call.gradient();
     };
   recording.set_output(out);
   return out;
