@@ -48,6 +48,7 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -311,6 +312,8 @@ class Context {
   std::function<Tensor(const Tensor& x, const Tensor& weight, const Tensor& bias)> linear_override;
   /// Runs when a module's own parameters were made (deepspeed.zero.Init).
   std::function<void(Module&)> after_module_init;
+  /// Floating-point tensors that torch.arange and its like make are cast to this (deepspeed.zero.Init replaces these constructors).
+  std::optional<ScalarType> constructor_type;
 
   std::uint64_t next_sequence() { return sequence_++; }
   /// Variable._execution_engine.queue_callback: runs when the backward that runs now (the outermost) ends.

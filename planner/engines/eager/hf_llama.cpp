@@ -156,6 +156,7 @@ LlamaRotary::LlamaRotary(Context& owner, std::int64_t head_dim) : Module(owner, 
 
 Tensor LlamaRotary::inverse_frequencies() const {
   Tensor x = empty(*context, Shape{head_dim_ / 2}, ScalarType::fp32, "arange");
+  if (context->constructor_type) x = to(x, *context->constructor_type);
   x = div_scalar(x);
   x = elementwise("pow.Scalar", x.type(), {&x});
   const Tensor inverse = elementwise("reciprocal", x.type(), {&x});
@@ -167,7 +168,9 @@ void LlamaRotary::initialise_again() { inverse_frequencies(); }
 Tensors LlamaRotary::forward(Arguments& arguments) {
   const ScalarType type = arguments.positional[0].type();
   Tensor positions = to(unsqueeze(arguments.positional[1], 2), ScalarType::fp32);
-  const Tensor frequencies = mul(positions, inv_freq_);
+  Tensor inverse = to(inv_freq_, ScalarType::fp32);
+  const Tensor frequencies = mul(positions, inverse);
+  inverse.reset();
   positions.reset();
   const Tensor both = cat_last(frequencies, frequencies);
   Tensor wave = eager::cos(both);
