@@ -30,6 +30,9 @@ struct DeepSpeedOptions {
   bool allgather_partitions = true;
   bool round_robin_gradients = false;
   bool ignore_unused_parameters = true;
+  bool parameter_alignment = false;
+  bool compute_grad_norm = true;
+  bool memory_efficient_linear = true;
   std::int64_t sub_group_size = 1'000'000'000;
   std::int64_t stage3_prefetch_bucket_size = 50'000'000;
   std::int64_t stage3_param_persistence_threshold = 100'000;
@@ -49,6 +52,7 @@ struct DeepSpeedOptions {
   Dtype seq_parallel_communication_data_type = Dtype::fp32;
   bool bf16_master_weights_and_grads = false;   ///< bf16: no fp32 master copy
   bool bf16_optimizer_states = false;
+  bool immediate_grad_update = false;           ///< bf16, only where BF16_Optimizer is chosen
   bool torch_autocast = false;
   bool deepcompile = false;
 
@@ -82,13 +86,16 @@ struct DeepSpeedFlag {
   bool DeepSpeedOptions::*field;
   bool stage3_only;
 };
-inline constexpr std::array<DeepSpeedFlag, 9> kDeepSpeedFlags{{
+inline constexpr std::array<DeepSpeedFlag, 12> kDeepSpeedFlags{{
     {"contiguous_gradients", &DeepSpeedOptions::contiguous_gradients, false},
     {"reduce_scatter", &DeepSpeedOptions::reduce_scatter, false},
     {"use_multi_rank_bucket_allreduce", &DeepSpeedOptions::use_multi_rank_bucket_allreduce, false},
     {"allgather_partitions", &DeepSpeedOptions::allgather_partitions, false},
     {"round_robin_gradients", &DeepSpeedOptions::round_robin_gradients, false},
     {"ignore_unused_parameters", &DeepSpeedOptions::ignore_unused_parameters, false},
+    {"parameter_alignment", &DeepSpeedOptions::parameter_alignment, false},
+    {"compute_grad_norm", &DeepSpeedOptions::compute_grad_norm, false},
+    {"memory_efficient_linear", &DeepSpeedOptions::memory_efficient_linear, false},
     {"stage3_allgather_sequential", &DeepSpeedOptions::stage3_allgather_sequential, true},
     {"stage3_use_all_reduce_for_fetch_params", &DeepSpeedOptions::stage3_use_all_reduce_for_fetch_params, true},
     {"stage3_gather_16bit_weights_on_model_save", &DeepSpeedOptions::stage3_gather_16bit_weights_on_model_save, true},

@@ -222,7 +222,7 @@ void set_master_dtype(Question& question, const Value& value) {
 void set_reduce_dtype(Question& question, const Value& value) {
   if (is_ours(question)) return require_same(value, "gradient_dtype", name_of(question.job.gradient_dtype));
   if (value.is_null()) return;
-  question.job.wire_dtype = unless_implied(read_dtype(question, value), question.job.gradient_dtype);
+  question.job.wire_dtype = unless_implied(read_dtype(question, value), question.implied_reduce_dtype());
 }
 
 void set_optimizer_dtype(Question& question, const Value& value) {
@@ -892,16 +892,16 @@ class DeepSpeedReader {
       std::string_view key;
       json off;
     };
-    static const std::array<Switch, 9> kSwitches{{{"zero_hpz_partition_size", 1}, {"zero_quantized_weights", false}, {"zero_quantized_nontrainable_weights", false},
+    static const std::array<Switch, 8> kSwitches{{{"zero_hpz_partition_size", 1}, {"zero_quantized_weights", false}, {"zero_quantized_nontrainable_weights", false},
                                                   {"zero_quantized_gradients", false}, {"mics_shard_size", -1}, {"mics_hierarchical_params_gather", false}, {"zeropp_loco_param", nullptr},
-                                                  {"zenflow", nullptr}, {"parameter_alignment", false}}};
+                                                  {"zenflow", nullptr}}};
     for (const Switch& change : kSwitches) {
       if (key != change.key) continue;
       if (zero.raw().at(key) != change.off && !drop_auto(zero, key)) zero.fail(key, fmt::format("{} is not modelled", describe(zero.at(key))), "Leave it out");
       return true;
     }
-    constexpr std::array<std::string_view, 11> kHarmless{"load_from_fp32_weights", "elastic_checkpoint", "legacy_stage1", "memory_efficient_linear", "pipeline_loading_checkpoint",
-                                                         "override_module_apply", "log_trace_cache_warnings", "enable_sanity_checks", "compute_grad_norm",
+    constexpr std::array<std::string_view, 9> kHarmless{"load_from_fp32_weights", "elastic_checkpoint", "legacy_stage1", "pipeline_loading_checkpoint",
+                                                         "override_module_apply", "log_trace_cache_warnings", "enable_sanity_checks",
                                                          "save_muon_momentum_buffer_in_memory", "leaf_module"};
     return holds(kHarmless, key);
   }
@@ -920,6 +920,7 @@ class DeepSpeedReader {
     if (key == "gradient_clipping") return read_clipping(top, key), true;
     if (key == "bf16_master_weights_and_grads") return options_.bf16_master_weights_and_grads = top.boolean(key), true;
     if (key == "bf16_optimizer_states") return options_.bf16_optimizer_states = top.boolean(key), true;
+    if (key == "immediate_grad_update") return options_.immediate_grad_update = top.boolean(key), true;
     if (key == "deepcompile") return options_.deepcompile = top.boolean(key), true;
     if (key == "torch_autocast") {
       options_.torch_autocast = top.at(key).is_object() ? top.object(key).boolean_or("enabled", false) : top.boolean(key);
@@ -956,7 +957,7 @@ class DeepSpeedReader {
     options_.communication_data_type.reset();
     if (!fields.has("communication_data_type")) return;
     options_.communication_data_type = read_dtype_key(fields, "communication_data_type");
-    question_.job.wire_dtype = unless_implied(*options_.communication_data_type, question_.job.gradient_dtype);
+    question_.job.wire_dtype = unless_implied(*options_.communication_data_type, question_.implied_reduce_dtype());
   }
 
   void read_clipping(const JsonFields& top, const std::string& key) {
@@ -976,6 +977,7 @@ class DeepSpeedReader {
     if (read_enabled(bf16)) compute_in(Dtype::bf16);
     options_.bf16_master_weights_and_grads = bf16.boolean_or("bf16_master_weights_and_grads", false);
     options_.bf16_optimizer_states = bf16.boolean_or("bf16_optimizer_states", false);
+    options_.immediate_grad_update = bf16.boolean_or("immediate_grad_update", false);
     if (options_.bf16_optimizer_states) question_.job.optimizer_dtype = Dtype::bf16;
   }
 
@@ -1022,6 +1024,7 @@ json deepspeed_keys(const Question& question) {
   keys["seq_parallel_communication_data_type"] = name_of(o.seq_parallel_communication_data_type);
   keys["bf16_master_weights_and_grads"] = o.bf16_master_weights_and_grads;
   keys["bf16_optimizer_states"] = o.bf16_optimizer_states;
+  keys["immediate_grad_update"] = o.immediate_grad_update;
   keys["torch_autocast"] = o.torch_autocast;
   keys["deepcompile"] = o.deepcompile;
   return keys;

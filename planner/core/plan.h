@@ -134,9 +134,10 @@ struct Question {
   // Dtypes with what follows where nothing is said. DeepSpeed and our engine keep parameters in the compute dtype and a master copy in fp32 (ours not beside
   // fp32 parameters); FSDP, DDP and plain PyTorch keep them in fp32 and have no separate master.
   Dtype parameters_dtype() const { return job.stored_dtype.value_or(implied_parameters_dtype()); }
-  Dtype reduce_dtype() const { return job.wire_dtype.value_or(job.gradient_dtype); }
+  Dtype reduce_dtype() const { return job.wire_dtype.value_or(implied_reduce_dtype()); }
   bool has_master() const { return job.separate_master.value_or(implied_master()); }
   Dtype implied_parameters_dtype() const;
+  Dtype implied_reduce_dtype() const { return plan.engine == Engine::deepspeed ? parameters_dtype() : job.gradient_dtype; }  ///< DeepSpeed sends in the parameters' dtype, whatever it accumulates in
   bool implied_master() const;
 
   friend bool operator==(const Question&, const Question&) = default;

@@ -942,7 +942,7 @@ void Bf16Optimizer::zero_grad() {
 /// DeepSpeedEngine, as far as memory depends on it.
 class Engine {
  public:
-  Engine(Context& context, const Zero12Job& job, CausalLm& model) : model_(model), accumulate_(job.accumulate), basic_optimizer_(context, job.kernel, model.parameters()) {
+  Engine(Context& context, const Zero12Job& job, CausalLm& model) : model_(model), accumulate_(job.size.accumulate), basic_optimizer_(context, job.kernel, model.parameters()) {
     const bool accumulates_in_fp32 = job.zero.grad_accum_dtype == ScalarType::fp32;
     if (job.model.type == ScalarType::bf16 && accumulates_in_fp32 && job.stage == 1 && !job.offload_optimizer) optimizer_ = std::make_unique<Bf16Optimizer>(context, job, basic_optimizer_);
     else optimizer_ = std::make_unique<DeepSpeedZeroOptimizer>(context, job, basic_optimizer_);
@@ -981,45 +981,15 @@ class Engine {
   Tensor global_grad_norm_;  ///< outlives the optimizer's own until step() returns
 };
 
-std::unique_ptr<CausalLm> make_model(Context& context, const Zero12Job& job) {
-  std::unique_ptr<CausalLm> model = CausalLm::make(context, job.model);
-  if (job.lora.rank > 0) model->add_lora(job.lora);
-  model->enable_checkpointing(job.checkpoint);
-  if (job.checkpoint == CheckpointMode::reentrant || job.lora.rank > 0) model->enable_input_require_grads();
-  return model;
-}
-
 }  // namespace
 
-OffloadPhasePeaks run_zero12(const Zero12Job& job, Recorder& recorder, const AcceleratorBehaviour& machine) {
+PhasePeaks run_zero12(const Zero12Job& job, Recorder& recorder, const MachineBehaviour& machine) {
   Context context(recorder);
-  context.out_of_place_accumulation = machine.out_of_place_accumulation;
-  context.layer_norm_keeps_input_type = machine.layer_norm_keeps_input_type;
-  context.composite_silu_backward = machine.composite_silu_backward;
+  machine.apply_to(context);
   recorder.begin_phase("init");
-  const std::unique_ptr<CausalLm> model = make_model(context, job);
+  const std::unique_ptr<CausalLm> model = make_causal_lm(context, job.model, job.lora, job.checkpoint);
   Engine engine(context, job, *model);
-  OffloadPhasePeaks peaks;
-  peaks.after_init_bytes = recorder.alive_bytes(Place::device);
-  peaks.after_init_host_bytes = recorder.alive_bytes(Place::host);
-  const Tensor ids = empty(context, Shape{job.micro_batch, job.seq_tokens}, ScalarType::int64, "input ids");
-  for (int step = 0; step < job.steps; ++step) {
-    const std::string which = step == 0 ? "first" : "steady";
-    recorder.forget_phases("steady");
-    for (std::int64_t micro = 0; micro < job.accumulate; ++micro) {
-      recorder.begin_phase(which + ".forward");
-      Tensor loss = engine.forward(ids);
-      recorder.begin_phase(which + ".backward");
-      engine.backward(loss);
-      loss.reset();
-      recorder.begin_phase(which + ".step");
-      engine.step();
-    }
-  }
-  peaks.phases = recorder.phases();
-  peaks.between_steps_bytes = recorder.alive_bytes(Place::device);
-  peaks.between_steps_host_bytes = recorder.alive_bytes(Place::host);
-  return peaks;
+  return train(context, job.size, engine);
 }
 
 }  // namespace zeroplan::eager

@@ -15,10 +15,9 @@
 #include <cstdint>
 #include <optional>
 
-#include "planner/engines/eager/fsdp2.h"
 #include "planner/engines/eager/hf_models.h"
 #include "planner/engines/eager/optimizers.h"
-#include "planner/engines/eager/single.h"
+#include "planner/engines/eager/training_loop.h"
 
 namespace zeroplan::eager {
 
@@ -44,10 +43,7 @@ struct Zero12Job {
   LoraConfig lora;  ///< rank 0: full training
   int stage = 2;    ///< 1 or 2
   std::int64_t world_ranks = 1;
-  std::int64_t seq_tokens = 0;
-  std::int64_t micro_batch = 1;
-  std::int64_t accumulate = 1;
-  int steps = 3;
+  TrainingSize size;
   CheckpointMode checkpoint = CheckpointMode::none;
   OptimizerKernel kernel = OptimizerKernel::foreach;
   bool offload_optimizer = false;  ///< to pinned or plain host memory: the same bytes
@@ -55,13 +51,7 @@ struct Zero12Job {
   std::int64_t gpu_bytes = std::int64_t{80} << 30;  ///< what DeepSpeed sees where it asks for free memory: decides whether parameters are flattened on the host
 };
 
-/// PhasePeaks with the host's share, which PhasePeaks::peak_bytes(phase, Place::host) gives for phases.
-struct OffloadPhasePeaks : PhasePeaks {
-  std::int64_t after_init_host_bytes = 0;
-  std::int64_t between_steps_host_bytes = 0;
-};
-
-/// Runs `steps` optimizer steps of the job, reporting to `recorder`. Requested bytes of rank 0.
-OffloadPhasePeaks run_zero12(const Zero12Job& job, Recorder& recorder, const AcceleratorBehaviour& machine = {});
+/// Runs the job, reporting to `recorder`. Requested bytes of rank 0.
+PhasePeaks run_zero12(const Zero12Job& job, Recorder& recorder, const MachineBehaviour& machine = kSimulatedAccelerator);
 
 }  // namespace zeroplan::eager

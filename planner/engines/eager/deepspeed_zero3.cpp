@@ -523,9 +523,7 @@ std::unique_ptr<CausalLm> Engine::make_model() {
   std::unique_ptr<CausalLm> model = CausalLm::make(context_, job_.model);
   context_.constructor_type.reset();
   context_.after_module_init = {};
-  if (job_.lora.rank > 0) model->add_lora(job_.lora);
-  model->enable_checkpointing(job_.checkpoint);
-  if (job_.checkpoint == CheckpointMode::reentrant || job_.lora.rank > 0) model->enable_input_require_grads();
+  set_up(*model, job_.lora, job_.checkpoint);
   return model;
 }
 
@@ -543,7 +541,7 @@ Tensor Engine::forward(const Tensor& ids) {
   return loss;
 }
 
-Tensor Engine::loss_by_accumulation(const Tensor& loss) const { return behaviour_.keeps_mean_loss && job_.accumulate == 1 ? loss : div_scalar(loss); }
+Tensor Engine::loss_by_accumulation(const Tensor& loss) const { return behaviour_.keeps_mean_loss && job_.size.accumulate == 1 ? loss : div_scalar(loss); }
 
 /// What the caller's frame holds of it.
 Tensor Engine::log_mean_loss(const Tensor& loss) {
@@ -557,7 +555,7 @@ void Engine::backward(const Tensor& loss) {
   const Tensor divided = loss_by_accumulation(loss);
   const Tensor mean_loss = log_mean_loss(divided);
   Tensor scaled = mul_scalar(divided);  // LossScaler.scale_loss
-  optimizer_->set_gradient_accumulation_boundary((micro_steps_ + 1) % job_.accumulate == 0);
+  optimizer_->set_gradient_accumulation_boundary((micro_steps_ + 1) % job_.size.accumulate == 0);
   eager::backward(scaled);
   if (behaviour_.keeps_mean_loss) scaled.reset();
   Scoped no_grad(context_.grad_enabled, false);
@@ -565,7 +563,7 @@ void Engine::backward(const Tensor& loss) {
 }
 
 void Engine::step() {
-  if (++micro_steps_ % job_.accumulate != 0) return;
+  if (++micro_steps_ % job_.size.accumulate != 0) return;
   optimizer_->step();
   global_grad_norm_ = optimizer_->global_grad_norm();
   losses_.reset();
@@ -573,34 +571,12 @@ void Engine::step() {
 
 }  // namespace
 
-OffloadPhasePeaks run_zero3(const Zero3Job& job, Recorder& recorder, const AcceleratorBehaviour& machine) {
+PhasePeaks run_zero3(const Zero3Job& job, Recorder& recorder, const MachineBehaviour& machine) {
   Context context(recorder);
-  context.out_of_place_accumulation = machine.out_of_place_accumulation;
-  context.layer_norm_keeps_input_type = machine.layer_norm_keeps_input_type;
-  context.composite_silu_backward = machine.composite_silu_backward;
+  machine.apply_to(context);
   recorder.begin_phase("init");
   Engine engine(context, job);
-  OffloadPhasePeaks peaks;
-  peaks.after_init_bytes = recorder.alive_bytes(Place::device);
-  peaks.after_init_host_bytes = recorder.alive_bytes(Place::host);
-  const Tensor ids = empty(context, Shape{job.micro_batch, job.seq_tokens}, ScalarType::int64, "input ids");
-  for (int step = 0; step < job.steps; ++step) {
-    const std::string which = step == 0 ? "first" : "steady";
-    recorder.forget_phases("steady");
-    for (std::int64_t micro = 0; micro < job.accumulate; ++micro) {
-      recorder.begin_phase(which + ".forward");
-      Tensor loss = engine.forward(ids);
-      recorder.begin_phase(which + ".backward");
-      engine.backward(loss);
-      loss.reset();
-      recorder.begin_phase(which + ".step");
-      engine.step();
-    }
-  }
-  peaks.phases = recorder.phases();
-  peaks.between_steps_bytes = recorder.alive_bytes(Place::device);
-  peaks.between_steps_host_bytes = recorder.alive_bytes(Place::host);
-  return peaks;
+  return train(context, job.size, engine);
 }
 
 }  // namespace zeroplan::eager

@@ -16,21 +16,17 @@
 #include <optional>
 #include <string>
 
-#include "planner/engines/eager/deepspeed_zero12.h"
 #include "planner/engines/eager/deepspeed_zero3_params.h"
 #include "planner/engines/eager/hf_models.h"
 #include "planner/engines/eager/optimizers.h"
-#include "planner/engines/eager/single.h"
+#include "planner/engines/eager/training_loop.h"
 
 namespace zeroplan::eager {
 
 struct Zero3Job {
   HfConfig model;  ///< model.type: dtype of the stored parameters (bf16, fp16, fp32)
   std::int64_t ranks = 1;
-  std::int64_t seq_tokens = 0;
-  std::int64_t micro_batch = 1;
-  std::int64_t accumulate = 1;
-  int steps = 3;
+  TrainingSize size;
   CheckpointMode checkpoint = CheckpointMode::none;
   OptimizerKernel kernel = OptimizerKernel::foreach;
   LoraConfig lora;         ///< rank 0: full training
@@ -56,7 +52,7 @@ struct Zero3Job {
 /// What a DeepSpeed release does, from its version: "0.16.4".
 Zero3Behaviour zero3_behaviour(const std::string& version);
 
-/// Runs `steps` optimizer steps of the job, reporting to `recorder`. Requested bytes of rank 0.
-OffloadPhasePeaks run_zero3(const Zero3Job& job, Recorder& recorder, const AcceleratorBehaviour& machine = {});
+/// Runs the job, reporting to `recorder`. Requested bytes of rank 0.
+PhasePeaks run_zero3(const Zero3Job& job, Recorder& recorder, const MachineBehaviour& machine = kSimulatedAccelerator);
 
 }  // namespace zeroplan::eager

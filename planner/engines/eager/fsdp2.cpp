@@ -6,6 +6,7 @@
 #include <cassert>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -469,7 +470,7 @@ void make_transformers(Context& context, const Fsdp2Job& job, Trainee& trainee) 
 
 /// apply_fsdp of torchtitan's models/llama3/infra/parallelize.py. The root has no parameters of its own left.
 void make_torchtitan(Context& context, const Fsdp2Job& job, Trainee& trainee) {
-  auto model = std::make_unique<TitanTransformer>(context, titan_config(job.model, job.seq_tokens, job.checkpoint));
+  auto model = std::make_unique<TitanTransformer>(context, titan_config(job.model, job.size.seq_tokens, job.checkpoint));
   Wrapping wrapping(trainee.fsdp, *model, options_of(job));
   const bool reshard_after_forward = job.reshard != Reshard::never;
   wrapping.fully_shard({&model->tok_embeddings()}, reshard_after_forward);
@@ -480,45 +481,42 @@ void make_torchtitan(Context& context, const Fsdp2Job& job, Trainee& trainee) {
   trainee.model = std::move(model);
 }
 
-void optimizer_step(Context& context, AdamW& optimizer, const Tensors& parameters) {
-  Scoped no_grad(context.grad_enabled, false);
-  clip_grad_norm(context, parameters);
-  optimizer.step();
-  optimizer.zero_grad();
-}
+class Fsdp2Engine {
+ public:
+  Fsdp2Engine(Context& context, const Fsdp2Job& job) : context_(context), boundary_(job.size.accumulate) {
+    if (job.tool == Fsdp2Job::Tool::transformers) make_transformers(context, job, trainee_);
+    else make_torchtitan(context, job, trainee_);
+    parameters_ = trainee_.model->parameters();
+    optimizer_.emplace(context, job.kernel, parameters_);
+  }
+
+  Tensor forward(const Tensor& ids) { return trainee_.loss(ids); }
+  void backward(const Tensor& loss) { eager::backward(loss); }
+
+  void step() {
+    if (!boundary_.reached()) return;
+    Scoped no_grad(context_.grad_enabled, false);
+    clip_grad_norm(context_, parameters_);
+    optimizer_->step();
+    optimizer_->zero_grad();
+  }
+
+ private:
+  Context& context_;
+  StepBoundary boundary_;
+  Trainee trainee_;
+  Tensors parameters_;
+  std::optional<AdamW> optimizer_;
+};
 
 }  // namespace
 
-PhasePeaks run_fsdp2(const Fsdp2Job& job, Recorder& recorder, const AcceleratorBehaviour& machine) {
+PhasePeaks run_fsdp2(const Fsdp2Job& job, Recorder& recorder, const MachineBehaviour& machine) {
   Context context(recorder);
-  context.out_of_place_accumulation = machine.out_of_place_accumulation;
-  context.layer_norm_keeps_input_type = machine.layer_norm_keeps_input_type;
-  context.composite_silu_backward = machine.composite_silu_backward;
+  machine.apply_to(context);
   recorder.begin_phase("init");
-  Trainee trainee;
-  if (job.tool == Fsdp2Job::Tool::transformers) make_transformers(context, job, trainee);
-  else make_torchtitan(context, job, trainee);
-  const Tensors parameters = trainee.model->parameters();
-  AdamW optimizer(context, job.kernel, parameters);
-  PhasePeaks peaks;
-  peaks.after_init_bytes = recorder.alive_bytes(Place::device);
-  const Tensor ids = empty(context, Shape{job.micro_batch, job.seq_tokens}, ScalarType::int64, "input ids");
-  for (int step = 0; step < job.steps; ++step) {
-    const std::string which = step == 0 ? "first" : "steady";
-    recorder.forget_phases("steady");
-    for (std::int64_t micro = 0; micro < job.accumulate; ++micro) {
-      recorder.begin_phase(which + ".forward");
-      Tensor loss = trainee.loss(ids);
-      recorder.begin_phase(which + ".backward");
-      backward(loss);
-      loss.reset();
-      recorder.begin_phase(which + ".step");
-    }
-    optimizer_step(context, optimizer, parameters);
-  }
-  peaks.phases = recorder.phases();
-  peaks.between_steps_bytes = recorder.alive_bytes(Place::device);
-  return peaks;
+  Fsdp2Engine engine(context, job);
+  return train(context, job.size, engine);
 }
 
 }  // namespace zeroplan::eager

@@ -15,8 +15,8 @@
 
 #include "planner/engines/eager/hf_models.h"
 #include "planner/engines/eager/optimizers.h"
-#include "planner/engines/eager/single.h"
 #include "planner/engines/eager/titan_llama.h"
+#include "planner/engines/eager/training_loop.h"
 
 namespace zeroplan::eager {
 
@@ -28,10 +28,7 @@ struct Fsdp2Job {
   HfConfig model;  ///< model.type: dtype of the sharded parameters. torchtitan takes the sizes only and unties the head
   std::int64_t world_ranks = 1;
   std::int64_t shard_group_ranks = 1;  ///< divides world_ranks; fewer: HSDP, gradients are all-reduced across the copies
-  std::int64_t seq_tokens = 0;
-  std::int64_t micro_batch = 1;
-  std::int64_t accumulate = 1;  ///< every micro batch reduces its gradients
-  int steps = 3;
+  TrainingSize size;  ///< every micro batch reduces its gradients
   Reshard reshard = Reshard::by_default;
   TitanCheckpoint checkpoint;  ///< transformers: none or full
   ScalarType compute_type = ScalarType::bf16;
@@ -39,14 +36,7 @@ struct Fsdp2Job {
   OptimizerKernel kernel = OptimizerKernel::foreach;
 };
 
-/// How the emulated machine behaves. The defaults are those of the oracle (fake tensors on a simulated accelerator).
-struct AcceleratorBehaviour {
-  bool out_of_place_accumulation = true;
-  bool layer_norm_keeps_input_type = false;
-  bool composite_silu_backward = true;
-};
-
-/// Runs `steps` optimizer steps of the job (clip_grad_norm_, AdamW, zero_grad), reporting to `recorder`. Requested bytes of rank 0.
-PhasePeaks run_fsdp2(const Fsdp2Job& job, Recorder& recorder, const AcceleratorBehaviour& machine = {});
+/// Runs the job (clip_grad_norm_, AdamW, zero_grad), reporting to `recorder`. Requested bytes of rank 0.
+PhasePeaks run_fsdp2(const Fsdp2Job& job, Recorder& recorder, const MachineBehaviour& machine = kSimulatedAccelerator);
 
 }  // namespace zeroplan::eager

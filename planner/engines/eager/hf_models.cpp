@@ -51,4 +51,16 @@ std::unique_ptr<CausalLm> CausalLm::make(Context& context, const HfConfig& confi
   return std::make_unique<LlamaLm>(context, config);
 }
 
+void set_up(CausalLm& model, const LoraConfig& lora, CheckpointMode checkpoint) {
+  if (lora.rank > 0) model.add_lora(lora);
+  model.enable_checkpointing(checkpoint);
+  if (checkpoint == CheckpointMode::reentrant || lora.rank > 0) model.enable_input_require_grads();
+}
+
+std::unique_ptr<CausalLm> make_causal_lm(Context& context, const HfConfig& config, const LoraConfig& lora, CheckpointMode checkpoint) {
+  std::unique_ptr<CausalLm> model = CausalLm::make(context, config);
+  set_up(*model, lora, checkpoint);
+  return model;
+}
+
 }  // namespace zeroplan::eager

@@ -1,0 +1,87 @@
+// What all emulated engines share: how the machine behaves, the loop over optimizer steps and micro batches with its phases, and what comes out of it.
+// An engine is an object with forward(ids) -> loss, backward(loss) and step(), where step() is called after every micro batch, as DeepSpeed's is.
+// Leaves out the engines themselves.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "planner/engines/eager/eager.h"
+#include "planner/engines/eager/recorder.h"
+
+namespace zeroplan::eager {
+
+/// Where kernels or autograd of one kind of device ask for other memory than those of another.
+struct MachineBehaviour {
+  bool out_of_place_accumulation = false;    ///< Context's fields of these names
+  bool layer_norm_keeps_input_type = false;
+  bool composite_silu_backward = false;
+  Place host = Place::host;
+
+  void apply_to(Context& context) const;
+};
+/// A CUDA device.
+inline constexpr MachineBehaviour kGpu{};
+/// Fake tensors on one CPU device, whose memory counts as the device's: what the plain-PyTorch oracle runs on.
+inline constexpr MachineBehaviour kFakeCpu{.out_of_place_accumulation = true, .layer_norm_keeps_input_type = true, .host = Place::device};
+/// Fake tensors on a simulated accelerator without kernels of its own for some ops: what the other oracles run on.
+inline constexpr MachineBehaviour kSimulatedAccelerator{.out_of_place_accumulation = true, .composite_silu_backward = true};
+
+/// Requested bytes. Phases as Recorder::begin_phase names them: init, first.forward … steady.step (of the last step).
+struct PhasePeaks {
+  std::vector<PhasePeak> phases;
+  std::int64_t after_init_bytes = 0;
+  std::int64_t after_init_host_bytes = 0;
+  std::int64_t between_steps_bytes = 0;
+  std::int64_t between_steps_host_bytes = 0;
+
+  std::int64_t peak_bytes(const std::string& phase, Place place = Place::device) const;
+};
+
+/// How much is trained in one go.
+struct TrainingSize {
+  std::int64_t seq_tokens = 0;
+  std::int64_t micro_batch = 1;
+  std::int64_t accumulate = 1;  ///< micro batches a step
+  int steps = 3;                ///< at least 2; engines that learn from their first step need 3
+};
+
+/// What was alive when the engine was made, then `size.steps` optimizer steps of it. The phase "init" has begun before.
+template <class Engine>
+PhasePeaks train(Context& context, const TrainingSize& size, Engine&& engine) {
+  Recorder& recorder = context.recorder;
+  PhasePeaks peaks;
+  peaks.after_init_bytes = recorder.alive_bytes(Place::device);
+  peaks.after_init_host_bytes = recorder.alive_bytes(Place::host);
+  const Tensor ids = empty(context, Shape{size.micro_batch, size.seq_tokens}, ScalarType::int64, "input ids");
+  for (int step = 0; step < size.steps; ++step) {
+    const std::string which = step == 0 ? "first" : "steady";
+    recorder.forget_phases("steady");
+    for (std::int64_t micro = 0; micro < size.accumulate; ++micro) {
+      recorder.begin_phase(which + ".forward");
+      Tensor loss = engine.forward(ids);
+      recorder.begin_phase(which + ".backward");
+      engine.backward(loss);
+      loss.reset();
+      recorder.begin_phase(which + ".step");
+      engine.step();
+    }
+  }
+  peaks.phases = recorder.phases();
+  peaks.between_steps_bytes = recorder.alive_bytes(Place::device);
+  peaks.between_steps_host_bytes = recorder.alive_bytes(Place::host);
+  return peaks;
+}
+
+/// True at every accumulate-th call.
+class StepBoundary {
+ public:
+  explicit StepBoundary(std::int64_t accumulate) : accumulate_(accumulate) {}
+  bool reached() { return ++micro_steps_ % accumulate_ == 0; }
+
+ private:
+  std::int64_t accumulate_, micro_steps_ = 0;
+};
+
+}  // namespace zeroplan::eager
