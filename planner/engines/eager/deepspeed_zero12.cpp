@@ -328,6 +328,7 @@ void DeepSpeedZeroOptimizer::flatten_parameters() {
   const std::int64_t param_alignment = options_.parameter_alignment ? 16 / std::gcd(std::int64_t{16}, size_of(type_)) : 1;
   std::int64_t most_elems = 0;  // with the largest padding that alignment may ask for
   for (const auto& p : group_) most_elems += round_up(p->elems, param_alignment);
+  context_.recorder.empty_cache();
   const std::int64_t available_bytes = gpu_bytes_ - context_.recorder.alive_bytes(Place::device);
   const bool flatten_on_accelerator = available_bytes >= round_up(most_elems, alignment) * size_of(type_);
   if (flatten_on_accelerator) {
@@ -356,6 +357,7 @@ Tensor DeepSpeedZeroOptimizer::flatten_on_cpu(std::int64_t alignment) {
     Scoped back(context_.place, Place::device);
     p->param.set_data(new_flat(context_, 1, ScalarType::fp32, "stand-in for a parameter", Category::scratch));
   }
+  context_.recorder.empty_cache();
   Tensor flattened;
   {
     Scoped place(context_.place, Place::host);

@@ -184,6 +184,7 @@ void Stage3Optimizer::defragment(std::int64_t elems) {
   const Tensor nothing = flat(context_, 0, job_.model.type, Place::device, Category::scratch, "defragment");
   for (const SubGroup& group : sub_groups_)
     for (ZeroParam* param : group.params) param->ds_tensor.set_data(nothing);
+  context_.recorder.empty_cache();
   lp_param_buffer_ = flat(context_, elems, job_.model.type, Place::device, Category::parameters, "lp_param_buffer");
   for (const SubGroup& group : sub_groups_)
     for (ZeroParam* param : group.params) param->ds_tensor.set_data(narrow(lp_param_buffer_, param->partition_numel));

@@ -20,11 +20,12 @@ void Recorder::begin_phase(std::string_view name) {
   const auto found = std::find_if(phases_.begin(), phases_.end(), [&](const PhasePeak& p) { return p.name == name; });
   current_phase_ = static_cast<std::size_t>(found - phases_.begin());
   if (found == phases_.end()) phases_.push_back(PhasePeak{.name = std::string(name)});
-  if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::phase, .storage = static_cast<StorageIndex>(current_phase_)});
+  if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::phase, .storage = static_cast<StorageIndex>(current_phase_), .op = static_cast<std::uint32_t>(ops_.size())});
   for (int place = 0; place < kPlaceCount; ++place) note_peak(place);
 }
 
 void Recorder::forget_phases(std::string_view prefix) {
+  if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::forget, .op = static_cast<std::uint32_t>(ops_.size())});
   for (PhasePeak& phase : phases_) {
     if (!std::string_view(phase.name).starts_with(prefix)) continue;
     for (int place = 0; place < kPlaceCount; ++place) phase.seen[place] = false;
@@ -60,6 +61,10 @@ void Recorder::set_category(StorageIndex index, Category category) {
   if (record_events_) tags_[index].category = category;
 }
 
+void Recorder::empty_cache() {
+  if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::empty_cache, .op = static_cast<std::uint32_t>(ops_.size())});
+}
+
 void Recorder::begin_op(const OpEvent& op) {
   if (record_events_) ops_.push_back(op);
 }
@@ -77,7 +82,7 @@ std::vector<AliveBytes> Recorder::alive_at_peak(std::string_view name, Place pla
   std::vector<std::int64_t> bytes(tags_.size(), 0);
   for (std::size_t i = 0; i < peak->event[static_cast<int>(place)]; ++i) {
     const MemoryEvent& event = events_[i];
-    if (event.kind == MemoryEvent::Kind::phase) continue;
+    if (event.kind >= MemoryEvent::Kind::phase) continue;
     bytes[event.storage] = event.kind == MemoryEvent::Kind::death ? 0 : event.bytes;
   }
   std::map<std::pair<std::string_view, Category>, AliveBytes> sums;

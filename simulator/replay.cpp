@@ -1,0 +1,150 @@
+#include "simulator/replay.h"
+
+#include <algorithm>
+#include <cassert>
+#include <deque>
+
+namespace zeroplan {
+namespace {
+
+using eager::MemoryEvent;
+using eager::Place;
+
+void raise(AllocatorPeaks& to, const AllocatorPeaks& from) {
+  to.requested = std::max(to.requested, from.requested);
+  to.allocated = std::max(to.allocated, from.allocated);
+  to.active = std::max(to.active, from.active);
+  to.reserved = std::max(to.reserved, from.reserved);
+}
+
+class Replayer {
+ public:
+  Replayer(const eager::Recorder& recorder, const ReplayOptions& options)
+      : recorder_(recorder), options_(options), allocator_(options.allocator), blocks_(recorder.tags().size()) {}
+
+  Replay run() {
+    for (const MemoryEvent& event : recorder_.events()) {
+      follow(event);
+      if (replay_.failure) break;
+    }
+    end_phase();
+    replay_.between_steps_allocated = allocator_.counters().allocated.current;
+    replay_.retries = allocator_.counters().retries;
+    for (const AllocatorPeaks& phase : replay_.phases)
+      if (phase.phase.starts_with("steady")) raise(replay_.steady, phase);
+    replay_.steady.phase = "steady";
+    replay_.whole.phase = "whole";
+    return std::move(replay_);
+  }
+
+ private:
+  struct Held {
+    BlockId block{};
+    bool held = false;
+  };
+  struct Waiting {
+    StreamId stream;
+    std::int64_t events, collectives;  ///< completes when so many collectives of `on` were begun
+    eager::StorageIndex storage;
+  };
+
+  void follow(const MemoryEvent& event) {
+    note_collectives(event.op);
+    switch (event.kind) {
+      case MemoryEvent::Kind::phase: return begin_phase(recorder_.phases()[event.storage].name);
+      case MemoryEvent::Kind::forget: return forget_steady();
+      case MemoryEvent::Kind::empty_cache: return allocator_.empty_cache();
+      case MemoryEvent::Kind::birth: return take(event.storage, event.bytes, event.op);
+      case MemoryEvent::Kind::death: return give_back(event.storage);
+      case MemoryEvent::Kind::resize:
+        give_back(event.storage);
+        return take(event.storage, event.bytes, event.op);
+    }
+  }
+
+  /// Ops begun since the last event: those of communication streams let the oldest waiting frees complete.
+  void note_collectives(std::uint32_t op) {
+    for (; ops_seen_ < op; ++ops_seen_) {
+      const Stream stream = recorder_.ops()[ops_seen_].stream;
+      if (stream != Stream::compute) ++collectives_;
+    }
+    while (!waiting_.empty() && collectives_ >= waiting_.front().collectives) {
+      allocator_.complete_events(waiting_.front().stream, waiting_.front().events);
+      waiting_.pop_front();
+    }
+  }
+
+  void take(eager::StorageIndex storage, std::int64_t bytes, std::uint32_t op) {
+    const eager::StorageTag& tag = recorder_.tags()[storage];
+    if (tag.place != Place::device || bytes == 0) return;
+    auto outcome = allocator_.allocate(Bytes(bytes), static_cast<StreamId>(tag.stream));
+    if (const auto* error = std::get_if<OutOfMemory>(&outcome)) {
+      replay_.failure = ReplayFailure{*error, phase_, op == 0 ? "" : recorder_.ops()[op - 1].name, tag};
+      return;
+    }
+    blocks_[storage] = {std::get<BlockId>(outcome), true};
+  }
+
+  void give_back(eager::StorageIndex storage) {
+    Held& held = blocks_[storage];
+    if (!held.held) return;
+    held.held = false;
+    const bool waits = options_.frees_wait > 0 && recorder_.tags()[storage].stream != Stream::compute;
+    if (!waits) return allocator_.free(held.block);
+    constexpr StreamId kCompute{static_cast<std::uint32_t>(Stream::compute)};
+    allocator_.record_stream(held.block, kCompute);
+    allocator_.free(held.block);
+    waiting_.push_back({kCompute, allocator_.events_recorded(kCompute), collectives_ + options_.frees_wait, storage});
+  }
+
+  void begin_phase(const std::string& name) {
+    end_phase();
+    phase_ = name;
+    if (name == "first.forward" || name == "first.backward") take_workspace(name);
+  }
+
+  /// A step begins: "steady" is the last one only.
+  void forget_steady() {
+    end_phase();
+    phase_.clear();
+    std::erase_if(replay_.phases, [](const AllocatorPeaks& p) { return p.phase.starts_with("steady"); });
+  }
+
+  void take_workspace(const std::string& name) {
+    bool& taken = name == "first.forward" ? forward_workspace_ : backward_workspace_;
+    if (taken || options_.cublas_workspace_bytes == Bytes()) return;
+    taken = true;
+    (void)allocator_.allocate(options_.cublas_workspace_bytes, StreamId{static_cast<std::uint32_t>(Stream::compute)});
+  }
+
+  void end_phase() {
+    if (phase_.empty()) return;
+    const AllocatorCounters& c = allocator_.counters();
+    const AllocatorPeaks peaks{phase_, c.requested.peak, c.allocated.peak, c.active.peak, c.reserved.peak};
+    auto at = std::find_if(replay_.phases.begin(), replay_.phases.end(), [&](const AllocatorPeaks& p) { return p.phase == phase_; });
+    if (at == replay_.phases.end()) replay_.phases.push_back(peaks);
+    else raise(*at, peaks);
+    raise(replay_.whole, peaks);
+    allocator_.reset_peaks();
+  }
+
+  const eager::Recorder& recorder_;
+  const ReplayOptions& options_;
+  CachingAllocator allocator_;
+  std::vector<Held> blocks_;
+  std::deque<Waiting> waiting_;
+  std::uint32_t ops_seen_ = 0;
+  std::int64_t collectives_ = 0;
+  std::string phase_;
+  bool forward_workspace_ = false, backward_workspace_ = false;
+  Replay replay_;
+};
+
+}  // namespace
+
+Replay replay(const eager::Recorder& recorder, const ReplayOptions& options) {
+  assert(recorder.records_events());
+  return Replayer(recorder, options).run();
+}
+
+}  // namespace zeroplan

@@ -1,0 +1,50 @@
+// Replays what an emulated engine asked of memory (planner/engines/eager/recorder.h) through the model of PyTorch's caching allocator: from requested bytes
+// to allocated, active and reserved, phase by phase, and to the moment of an out-of-memory error.
+// Leaves out when frees that wait for another stream's event complete by the clock: `ReplayOptions::frees_wait` says by which rule they do.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "planner/core/units.h"
+#include "planner/engines/eager/recorder.h"
+#include "simulator/caching_allocator.h"
+
+namespace zeroplan {
+
+struct ReplayOptions {
+  AllocatorOptions allocator;
+  /// cuBLAS workspaces, one for the forward thread and one for autograd's: taken from the allocator at the first forward and the first backward, never given back.
+  Bytes cublas_workspace_bytes;
+  /// A block of a communication stream that was handed to the compute stream (record_stream) stays active until this many further collectives were begun
+  /// on its own stream: the bound that engines put on how far the host runs ahead. 0: completes at once.
+  int frees_wait = 0;
+};
+
+/// Peaks of one phase (or the whole run): PyTorch's counters of these names.
+struct AllocatorPeaks {
+  std::string phase;
+  Bytes requested, allocated, active, reserved;
+};
+
+struct ReplayFailure {
+  OutOfMemory error;
+  std::string phase;
+  std::string op;
+  eager::StorageTag tag;  ///< of the storage that was asked for
+};
+
+struct Replay {
+  std::vector<AllocatorPeaks> phases;  ///< in the order of their first begin; "steady.*" of the last step
+  AllocatorPeaks steady;               ///< of the last step
+  AllocatorPeaks whole;                ///< from the start on
+  Bytes between_steps_allocated;       ///< at the end of the last step
+  std::int64_t retries = 0;            ///< times the cache was emptied to serve a request
+  std::optional<ReplayFailure> failure;  ///< the replay ends there
+};
+
+/// `recorder` must have recorded events.
+Replay replay(const eager::Recorder& recorder, const ReplayOptions& options);
+
+}  // namespace zeroplan
