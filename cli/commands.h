@@ -18,6 +18,13 @@ struct FitOptions {
 };
 int fit(const FitOptions& options);
 
+struct ValidateOptions {
+  std::string file;
+  bool json = false;
+};
+/// Rows of a question file: predicted beside measured.
+int validate(const ValidateOptions& options);
+
 struct ProveOptions {
   QuestionFlags question;
   bool json = false;

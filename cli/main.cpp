@@ -27,6 +27,12 @@ int run_program(int argc, char** argv) {
   fit_command->add_option("--save", fit_options.save, "write the plan here, for prove and run");
   fit_command->callback([&] { command = [&] { return fit(fit_options); }; });
 
+  ValidateOptions validate_options;
+  CLI::App* validate_command = app.add_subcommand("validate", "predicted beside measured, for a file of published or own measurements");
+  validate_command->add_option("FILE", validate_options.file, "JSON array of rows (docs/validation.md)")->required();
+  validate_command->add_flag("--json", validate_options.json, "the predictions as JSON");
+  validate_command->callback([&] { command = [&] { return validate(validate_options); }; });
+
   ProveOptions prove_options;
   CLI::App* prove_command = app.add_subcommand("prove", "predicted = executed? checks every rung, runs the plan's twin");
   prove_options.question.add_to(*prove_command);

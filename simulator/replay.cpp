@@ -24,6 +24,7 @@ class Replayer {
 
   Replay run() {
     for (const MemoryEvent& event : recorder_.events()) {
+      if (event.kind == MemoryEvent::Kind::end) break;
       follow(event);
       if (replay_.failure) break;
     }
@@ -59,6 +60,7 @@ class Replayer {
       case MemoryEvent::Kind::resize:
         give_back(event.storage);
         return take(event.storage, event.bytes, event.op);
+      case MemoryEvent::Kind::end: return;
     }
   }
 

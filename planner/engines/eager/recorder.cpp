@@ -65,6 +65,10 @@ void Recorder::empty_cache() {
   if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::empty_cache, .op = static_cast<std::uint32_t>(ops_.size())});
 }
 
+void Recorder::end() {
+  if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::end, .op = static_cast<std::uint32_t>(ops_.size())});
+}
+
 void Recorder::begin_op(const OpEvent& op) {
   if (record_events_) ops_.push_back(op);
 }

@@ -36,9 +36,9 @@ struct StorageTag {
   Where where;
 };
 
-/// One thing that happened to memory. For a resize `bytes` is the new size. forget: forget_phases was called (a step begins).
+/// One thing that happened to memory. For a resize `bytes` is the new size. forget: forget_phases was called (a step begins). end: the last step is over; what follows is the process going down.
 struct MemoryEvent {
-  enum class Kind : std::uint8_t { birth, death, resize, phase, forget, empty_cache } kind = Kind::birth;
+  enum class Kind : std::uint8_t { birth, death, resize, phase, forget, empty_cache, end } kind = Kind::birth;
   StorageIndex storage = 0;  ///< for a phase: its index in phases()
   std::uint32_t op = 0;      ///< ops begun before it: ops()[op - 1] was running; 0: none
   std::int64_t bytes = 0;
@@ -83,6 +83,7 @@ class Recorder {
   void set_category(StorageIndex index, Category category);
   /// torch.cuda.empty_cache(): frees nothing that is asked for; an allocator gives back what it keeps.
   void empty_cache();
+  void end();
   void begin_op(const OpEvent& op);
 
   std::int64_t alive_bytes(Place place) const { return alive_[static_cast<int>(place)]; }

@@ -68,6 +68,7 @@ PhasePeaks train(Context& context, const TrainingSize& size, Engine&& engine) {
       engine.step();
     }
   }
+  recorder.end();
   peaks.phases = recorder.phases();
   peaks.between_steps_bytes = recorder.alive_bytes(Place::device);
   peaks.between_steps_host_bytes = recorder.alive_bytes(Place::host);

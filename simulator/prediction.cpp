@@ -1,0 +1,204 @@
+#include "simulator/prediction.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "planner/price/price.h"
+
+namespace zeroplan {
+namespace {
+
+using eager::Place;
+
+/// How far requested, allocated and reserved bytes of an emulated run are from a run on a GPU: nine in ten published rows lie within it (docs/validation.md).
+constexpr double kEmulationBandRatio = 0.05;
+
+// ---- emulated engines ----
+
+PhaseMeasures measures_of(const eager::PhasePeak& requested, const Replay& replayed) {
+  PhaseMeasures out;
+  out.phase = requested.name;
+  out.requested = Bytes(requested.bytes[0]);
+  out.host_requested = Bytes(requested.bytes[1]);
+  for (const AllocatorPeaks& peaks : replayed.phases) {
+    if (peaks.phase != requested.name) continue;
+    out.allocated = peaks.allocated;
+    out.active = peaks.active;
+    out.reserved = peaks.reserved;
+  }
+  return out;
+}
+
+void raise(PhaseMeasures& to, const PhaseMeasures& from) {
+  to.requested = std::max(to.requested, from.requested);
+  to.allocated = std::max(to.allocated, from.allocated);
+  to.active = std::max(to.active, from.active);
+  to.reserved = std::max(to.reserved, from.reserved);
+  to.host_requested = std::max(to.host_requested, from.host_requested);
+}
+
+std::string unit_name(const eager::Where& where) {
+  return where.unit == UnitKind::block ? fmt::format("block[{}]", where.block) : std::string(name_of(where.unit));
+}
+
+class EmulatedPrediction {
+ public:
+  EmulatedPrediction(const Question& question, const PredictOptions& options) : options_(options), recorder_(true) {
+    out_.question = question;
+    out_.device = options.device;
+    out_.gaps = emulation_gaps(question);
+  }
+
+  Prediction predict() {
+    peaks_ = emulate(out_.question, recorder_, options_.device);
+    set_device();
+    const Replay replayed = replay(recorder_, replay_options());
+    set_phases(replayed);
+    set_peak();
+    set_host();
+    out_.must_fit = out_.whole.reserved;
+    if (options_.against_capacity) judge();
+    return std::move(out_);
+  }
+
+ private:
+  /// DeepSpeed and FSDP run everything on one communicator; groups smaller than the world need two.
+  std::int64_t communicators() const { return out_.question.shard_group() == out_.question.cluster.world_size() ? 1 : 2; }
+
+  void set_device() {
+    const Cluster& cluster = out_.question.cluster;
+    // cuBLAS takes its workspaces from the allocator here: they count as allocated, not as outside.
+    out_.outside = {cluster.device.context_bytes, nccl_bytes(cluster.device, cluster.world_size(), communicators()), Bytes()};
+    out_.capacity = cluster.device.capacity_bytes;
+    out_.usable = out_.capacity - out_.outside.total();
+  }
+
+  ReplayOptions replay_options() const {
+    ReplayOptions options;
+    options.allocator.expandable_segments = out_.question.plan.expandable_segments;
+    options.cublas_workspace_bytes = Bytes(out_.question.cluster.device.libraries_bytes.value() / 2);
+    return options;
+  }
+
+  void set_phases(const Replay& replayed) {
+    for (const eager::PhasePeak& peak : peaks_.phases) {
+      out_.phases.push_back(measures_of(peak, replayed));
+      raise(out_.whole, out_.phases.back());
+      if (peak.name.starts_with("steady")) raise(out_.steady, out_.phases.back());
+    }
+    out_.after_init_requested = Bytes(peaks_.after_init_bytes);
+    out_.between_steps_requested = Bytes(peaks_.between_steps_bytes);
+    out_.between_steps_allocated = replayed.between_steps_allocated;
+  }
+
+  void set_peak() {
+    const auto highest = std::max_element(peaks_.phases.begin(), peaks_.phases.end(), [](const eager::PhasePeak& a, const eager::PhasePeak& b) { return a.bytes[0] < b.bytes[0]; });
+    if (highest == peaks_.phases.end()) return;
+    out_.peak.phase = highest->name;
+    if (const std::size_t event = highest->event[0]; event > 0) {
+      const std::uint32_t op = recorder_.events()[event - 1].op;
+      if (op > 0) {
+        out_.peak.instruction = recorder_.ops()[op - 1].name;
+        out_.peak.unit = unit_name(recorder_.ops()[op - 1].where);
+      }
+    }
+    for (const eager::AliveBytes& alive : recorder_.alive_at_peak(highest->name)) {
+      out_.alive.push_back({alive.site, alive.category, Bytes(alive.bytes)});
+      out_.by_category[static_cast<std::size_t>(alive.category)] += alive.bytes;
+    }
+  }
+
+  /// Tensors that DeepSpeed keeps on the host are page-locked unless the JSON says no; each takes a power of two then.
+  void set_host() {
+    const std::int64_t ranks = out_.question.cluster.gpus_per_node;
+    const DeepSpeedOptions& deepspeed = out_.question.plan.deepspeed;
+    const bool pins = out_.question.plan.engine == Engine::deepspeed && deepspeed.offload_optimizer_pin_memory;
+    std::vector<std::int64_t> bytes(recorder_.tags().size(), 0);
+    std::int64_t plain = 0, pinned = 0, most_plain = 0, most_pinned = 0;
+    for (const eager::MemoryEvent& event : recorder_.events()) {
+      if (event.kind >= eager::MemoryEvent::Kind::phase || recorder_.tags()[event.storage].place != Place::host) continue;
+      const std::int64_t now = event.kind == eager::MemoryEvent::Kind::death ? 0 : event.bytes;
+      constexpr std::int64_t kSmallest = 1 << 20;  // scalars and step counters stay pageable
+      const auto taken = [&](std::int64_t size) { return pins && size >= kSmallest ? pinned_bytes(Bytes(size)).value() : 0; };
+      pinned += taken(now) - taken(bytes[event.storage]);
+      plain += (taken(now) > 0 ? 0 : now) - (taken(bytes[event.storage]) > 0 ? 0 : bytes[event.storage]);
+      bytes[event.storage] = now;
+      if (plain + pinned > most_plain + most_pinned) {
+        most_plain = plain;
+        most_pinned = pinned;
+      }
+    }
+    out_.host_bytes = Bytes(most_plain + most_pinned) * ranks;
+    out_.pinned_bytes = Bytes(most_pinned) * ranks;
+  }
+
+  /// What is reserved without an end may be more than the device has: PyTorch then gives its cache back and tries again. Only the replay within the device says whether that helps.
+  void judge() {
+    out_.band_ratio = kEmulationBandRatio;
+    if (out_.must_fit > out_.usable) {
+      ReplayOptions within = replay_options();
+      within.allocator.capacity_bytes = out_.usable;
+      within.allocator.device_bytes = out_.capacity;
+      Replay replayed = replay(recorder_, within);
+      out_.cache_emptied = replayed.retries;
+      out_.failure = std::move(replayed.failure);
+      if (!out_.failure) out_.must_fit = replayed.whole.reserved;
+    }
+    out_.spare = out_.usable - out_.must_fit;
+    const double band_bytes = out_.band_ratio * static_cast<double>(out_.must_fit.value());
+    if (out_.failure || !out_.host_fits()) out_.verdict = Verdict::does_not_fit;
+    else out_.verdict = static_cast<double>(out_.spare.value()) < band_bytes ? Verdict::tight : Verdict::fits;
+  }
+
+  PredictOptions options_;
+  eager::Recorder recorder_;
+  eager::PhasePeaks peaks_;
+  Prediction out_;
+};
+
+// ---- our own engine ----
+
+PhaseMeasures same_in_all(const std::string& phase, Bytes live, Bytes arena) { return {phase, live, live, live, arena, Bytes()}; }
+
+Prediction predict_ours(const Question& question) {
+  Compiler compiler;
+  Pricer pricer;
+  const Answer a = answer(question, compiler, pricer, true);
+  const MemoryEstimate& m = a.estimate.memory;
+  Prediction out;
+  out.question = question;
+  const char* const kPhases[] = {"init", "first.forward", "first.backward", "first.step", "steady.forward", "steady.backward", "steady.step"};
+  for (std::size_t i = 0; i < std::size(kPhases); ++i) out.phases.push_back(same_in_all(kPhases[i], m.phase_peak[i < 4 ? i : i - 3], a.arena));
+  out.steady = same_in_all("", m.peak_live, a.arena);
+  out.whole = out.steady;
+  out.between_steps_requested = out.between_steps_allocated = out.after_init_requested = m.between_steps;
+  const Program program = compiler.compile(question);
+  const Fragment& fragment = *program.fragments[m.peak.fragment];
+  out.peak = {std::string(name_of(fragment.phase)), fmt::format("{}.{} {}", fragment.name, m.peak.instruction, name_of(fragment.instructions[m.peak.instruction].op)),
+              fragment.unit == UnitKind::block ? fmt::format("block[{}]", m.peak.block) : std::string(name_of(fragment.unit)), 0};
+  out.by_category = m.by_category;
+  out.must_fit = a.arena;
+  out.outside = a.outside;
+  out.capacity = a.capacity;
+  out.usable = a.usable;
+  out.spare = a.spare;
+  out.band_ratio = a.band_ratio;
+  out.verdict = a.verdict;
+  return out;
+}
+
+}  // namespace
+
+const PhaseMeasures* Prediction::phase(const std::string& name) const {
+  for (const PhaseMeasures& p : phases)
+    if (p.phase == name) return &p;
+  return nullptr;
+}
+
+Prediction predict(const Question& question, const PredictOptions& options) {
+  if (question.plan.engine == Engine::zeroplan) return predict_ours(question);
+  return EmulatedPrediction(question, options).predict();
+}
+
+}  // namespace zeroplan

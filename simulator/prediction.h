@@ -1,0 +1,78 @@
+// Prediction: one answer for every engine, in PyTorch's measures. Our own engine's comes from its compiled and laid-out Program (planner/search/answer.h); another's from its
+// emulated run, replayed through the model of PyTorch's caching allocator. Values only: cli and gui find the words.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "planner/engines/emulation.h"
+#include "planner/search/answer.h"
+#include "simulator/replay.h"
+
+namespace zeroplan {
+
+/// Peaks of one phase: init, first.forward … steady.step.
+struct PhaseMeasures {
+  std::string phase;
+  Bytes requested = {}, allocated = {}, active = {}, reserved = {};
+  Bytes host_requested = {};  ///< of this rank
+};
+
+/// Bytes at the peak by what made them.
+struct AlivePart {
+  std::string site;
+  Category category = Category::activations;
+  Bytes bytes;
+};
+
+/// The instant of the peak of requested bytes over all phases.
+struct PeakInstant {
+  std::string phase, instruction, unit;
+  std::int64_t rank = 0;
+};
+
+struct Prediction {
+  Question question;
+  std::vector<EmulationGap> gaps;  ///< what of the question was passed over; empty for our engine
+  EmulatedDevice device = EmulatedDevice::gpu;
+
+  // Requested bytes, phase by phase.
+  std::vector<PhaseMeasures> phases;
+  PhaseMeasures steady;  ///< highest of the last step
+  PhaseMeasures whole;   ///< highest of load, init and all steps
+  Bytes after_init_requested, between_steps_requested, between_steps_allocated;
+
+  PeakInstant peak;
+  std::vector<AlivePart> alive;                        ///< at the peak, largest first
+  std::array<std::int64_t, kCategoryCount> by_category{};  ///< of `alive`
+
+  // Against the device. What must fit is our arena, or what the allocator reserves.
+  Bytes must_fit;
+  Outside outside;
+  Bytes capacity, usable, spare;
+  double band_ratio = 0;
+  Verdict verdict = Verdict::does_not_fit;
+  std::int64_t cache_emptied = 0;          ///< times the allocator had to give its cache back to stay within `usable`
+  std::optional<ReplayFailure> failure;    ///< where it runs out of memory
+
+  // A node's host memory.
+  Bytes host_bytes;    ///< all ranks of a node
+  Bytes pinned_bytes;  ///< of them, page-locked, as PyTorch rounds them
+  bool host_fits() const { return !question.cluster.host_bytes || host_bytes <= *question.cluster.host_bytes; }
+
+  Bytes device_used() const { return must_fit + outside.total(); }
+  const PhaseMeasures* phase(const std::string& name) const;
+};
+
+struct PredictOptions {
+  EmulatedDevice device = EmulatedDevice::gpu;
+  bool against_capacity = true;  ///< false: the device's capacity is unknown; no verdict is made
+};
+
+/// Throws UsageError for a model that the question's engine cannot run or be emulated with.
+Prediction predict(const Question& question, const PredictOptions& options = {});
+
+}  // namespace zeroplan
