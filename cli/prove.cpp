@@ -125,6 +125,7 @@ std::vector<Rung> executed_rungs(const Question& question, int& code) {
 
 int prove(const ProveOptions& options) {
   const Question question = options.question.question();
+  require_zeroplan_engine(question);
   std::vector<Rung> rungs = computed_rungs(question);
   int code = 0;
   if (!options.no_run)

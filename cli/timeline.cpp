@@ -62,6 +62,7 @@ bool ends_with(const std::string& text, std::string_view end) { return text.size
 
 int timeline(const TimelineOptions& options) {
   const Question question = options.question.question();
+  require_zeroplan_engine(question);
   Compiler compiler;
   Pricer pricer;
   const Program program = compiler.compile(question);

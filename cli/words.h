@@ -9,6 +9,11 @@ namespace zeroplan::cli {
 
 std::string verdict_words(Verdict verdict);  ///< "FITS", "TIGHT", "DOES NOT FIT"
 std::string question_line(const Question& question);
+/// "DeepSpeed", "FSDP2", ...; of a question with what sets it: "DeepSpeed, xtuner-zero2".
+std::string engine_words(Engine engine);
+std::string engine_words(const Question& question);
+/// The change as the question's tool spells it; empty where it has no words of its own.
+std::string tool_words(const Question& changed, const std::vector<std::pair<std::string, std::string>>& change);
 std::string checkpoint_words(const Question& question);
 
 /// "backward of block 47, instruction 7 (linear_wgrad)".

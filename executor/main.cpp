@@ -60,6 +60,7 @@ int run(int argc, char** argv) {
   Question question = plan_from_json(read_json_file(plan), plan);
   if (as_twin) question = twin(question);
   check_question(question);
+  require_zeroplan_engine(question);
   return prove ? prove_job(question, prove_steps, options.stuck_after_s, print_line) : run_job(question, options, print_line);
 }
 

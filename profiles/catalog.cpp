@@ -120,6 +120,21 @@ std::vector<DeepSpeedNote> apply_preset(Question& question, std::string_view nam
   return notes;
 }
 
+void choose_engine(Question& question, Engine engine, bool offload_optimizer) {
+  const std::int64_t stage = question.plan.stage;
+  if (engine == Engine::deepspeed) {
+    if (stage == 0) throw UsageError("stage=0: DeepSpeed without ZeRO is plain data parallelism. Ask with --engine ddp, or for stage 1 to 3");
+    apply_preset(question, fmt::format("xtuner-zero{}{}", stage, offload_optimizer && stage >= 2 ? "-offload" : ""));
+  } else if (engine == Engine::fsdp2) {
+    if (stage < 2) throw UsageError(fmt::format("stage={}: FSDP2 shards parameters and gradients. Ask for stage 3, or 2 (parameters stay whole after forward)", stage));
+    apply_preset(question, "accelerate-fsdp2");
+    question.plan.stage = stage;
+    if (stage == 2) question.plan.reshard = Reshard::never;
+  } else {
+    set_engine(question, engine);
+  }
+}
+
 namespace {
 
 /// Rows name presets of tools that have one for each stage without the stage: "hf-auto".

@@ -50,6 +50,10 @@ Model load_model(const std::string& argument);
 /// A file of profiles/presets/: {"_source", "question": {keys of set_key}, "deepspeed": {a DeepSpeed JSON}}.
 std::vector<DeepSpeedNote> apply_preset(Question& question, std::string_view name);
 
+/// Makes `engine` the engine as most people meet it at the question's stage: DeepSpeed as XTuner sets it (its offload file where the optimizer is to be offloaded), FSDP2 as
+/// Accelerate does, ours and DDP by their own defaults. Throws UsageError where that engine has no such stage.
+void choose_engine(Question& question, Engine engine, bool offload_optimizer = false);
+
 /// Rows of a question file with the catalogue's models, devices and network.
 std::vector<QuestionRow> rows_from_json(const nlohmann::json& json, const std::string& file);
 

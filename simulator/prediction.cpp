@@ -113,14 +113,15 @@ class EmulatedPrediction {
   void set_host() {
     const std::int64_t ranks = out_.question.cluster.gpus_per_node;
     const DeepSpeedOptions& deepspeed = out_.question.plan.deepspeed;
-    const bool pins = out_.question.plan.engine == Engine::deepspeed && deepspeed.offload_optimizer_pin_memory;
+    const bool pins = out_.question.plan.offload_optimizer == Offload::cpu && deepspeed.offload_optimizer_pin_memory;
     std::vector<std::int64_t> bytes(recorder_.tags().size(), 0);
     std::int64_t plain = 0, pinned = 0, most_plain = 0, most_pinned = 0;
     for (const eager::MemoryEvent& event : recorder_.events()) {
       if (event.kind >= eager::MemoryEvent::Kind::phase || recorder_.tags()[event.storage].place != Place::host) continue;
       const std::int64_t now = event.kind == eager::MemoryEvent::Kind::death ? 0 : event.bytes;
       constexpr std::int64_t kSmallest = 1 << 20;  // scalars and step counters stay pageable
-      const auto taken = [&](std::int64_t size) { return pins && size >= kSmallest ? pinned_bytes(Bytes(size)).value() : 0; };
+      const bool kept = recorder_.tags()[event.storage].category != Category::scratch;
+      const auto taken = [&](std::int64_t size) { return pins && kept && size >= kSmallest ? pinned_bytes(Bytes(size)).value() : 0; };
       pinned += taken(now) - taken(bytes[event.storage]);
       plain += (taken(now) > 0 ? 0 : now) - (taken(bytes[event.storage]) > 0 ? 0 : bytes[event.storage]);
       bytes[event.storage] = now;
@@ -143,12 +144,23 @@ class EmulatedPrediction {
       Replay replayed = replay(recorder_, within);
       out_.cache_emptied = replayed.retries;
       out_.failure = std::move(replayed.failure);
-      if (!out_.failure) out_.must_fit = replayed.whole.reserved;
+      out_.must_fit = out_.failure ? least_capacity(within) : replayed.whole.reserved;
     }
     out_.spare = out_.usable - out_.must_fit;
     const double band_bytes = out_.band_ratio * static_cast<double>(out_.must_fit.value());
     if (out_.failure || !out_.host_fits()) out_.verdict = Verdict::does_not_fit;
     else out_.verdict = static_cast<double>(out_.spare.value()) < band_bytes ? Verdict::tight : Verdict::fits;
+  }
+
+  /// The least memory for the allocator with which the job runs, a few per cent above at most: between what is allocated at the peak and what an endless device would reserve.
+  Bytes least_capacity(ReplayOptions options) const {
+    for (const double factor : {1.005, 1.02, 1.05, 1.1, 1.2, 1.4}) {
+      const Bytes capacity(static_cast<std::int64_t>(factor * static_cast<double>(out_.whole.allocated.value())));
+      if (capacity >= out_.whole.reserved) break;
+      options.allocator.capacity_bytes = capacity;
+      if (!replay(recorder_, options).failure) return capacity;
+    }
+    return out_.whole.reserved;
   }
 
   PredictOptions options_;
@@ -185,6 +197,7 @@ Prediction predict_ours(const Question& question) {
   out.spare = a.spare;
   out.band_ratio = a.band_ratio;
   out.verdict = a.verdict;
+  out.cost = StepCost{a.step_s(), a.tokens_per_s_per_gpu(), a.mfu_ratio(), a.estimate.traffic};
   return out;
 }
 

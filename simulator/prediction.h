@@ -34,6 +34,14 @@ struct PeakInstant {
   std::int64_t rank = 0;
 };
 
+/// Time and traffic of one optimizer step on this rank.
+struct StepCost {
+  double step_s = 0;
+  double tokens_per_s_per_gpu = 0;
+  double mfu_ratio = 0;  ///< model FLOPs (price.h) over the data sheet's bf16 rate
+  Traffic traffic;
+};
+
 struct Prediction {
   Question question;
   std::vector<EmulationGap> gaps;  ///< what of the question was passed over; empty for our engine
@@ -49,7 +57,7 @@ struct Prediction {
   std::vector<AlivePart> alive;                        ///< at the peak, largest first
   std::array<std::int64_t, kCategoryCount> by_category{};  ///< of `alive`
 
-  // Against the device. What must fit is our arena, or what the allocator reserves.
+  // Against the device. What must fit: our arena; or what the allocator reserves, within the device if it can; or, where it cannot, the least with which it would run.
   Bytes must_fit;
   Outside outside;
   Bytes capacity, usable, spare;
@@ -57,6 +65,8 @@ struct Prediction {
   Verdict verdict = Verdict::does_not_fit;
   std::int64_t cache_emptied = 0;          ///< times the allocator had to give its cache back to stay within `usable`
   std::optional<ReplayFailure> failure;    ///< where it runs out of memory
+
+  std::optional<StepCost> cost;
 
   // A node's host memory.
   Bytes host_bytes;    ///< all ranks of a node

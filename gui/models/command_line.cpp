@@ -70,6 +70,7 @@ void carry_keys(const Question& from, Question& to) {
     try {
       set_key(tried, key.name, value, "plan");
       check_question(tried);
+      require_zeroplan_engine(tried);
     } catch (const std::runtime_error&) {
       continue;
     }
@@ -99,7 +100,7 @@ class Parser {
       for (const auto& [name, value] : keys_)
         if (name == key.name)
           if (const auto error = guarded(value, [&] { set_text(asked.question, name, value.text); })) return *error;
-    if (const auto error = guarded(keys_.empty() ? model_ : keys_.back().second, [&] { check_question(asked.question); })) return *error;
+    if (const auto error = guarded(keys_.empty() ? model_ : keys_.back().second, [&] { check_question(asked.question); require_zeroplan_engine(asked.question); })) return *error;
     return asked;
   }
 
@@ -207,6 +208,7 @@ Asked with_cluster(const Asked& asked, const std::string& cluster_word) {
   out.question.cluster = load_cluster(cluster_word);
   out.question.cluster.host_bytes = asked.question.cluster.host_bytes;
   check_question(out.question);
+  require_zeroplan_engine(out.question);
   return out;
 }
 
@@ -214,6 +216,7 @@ Asked with_key(const Asked& asked, std::string_view key, const std::string& valu
   Asked out = asked;
   set_text(out.question, key, value);
   check_question(out.question);
+  require_zeroplan_engine(out.question);
   return out;
 }
 

@@ -35,6 +35,7 @@ std::shared_ptr<const Answered> Workbench::compute(const Asked& asked, Addresses
   out->asked = asked;
   Stopwatch watch;
   check_question(asked.question);
+  require_zeroplan_engine(asked.question);
   out->program = compiler_.compile(asked.question);
   out->linear = linearize(out->program);
   cost_.compile_ms = watch.lap_ms();

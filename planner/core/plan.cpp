@@ -1129,12 +1129,11 @@ void check_ranks(const Question& question) {
 
 }  // namespace
 
-void check_question(const Question& question) {
-  check_question_values(question);
-  if (!is_ours(question)) throw UsageError(fmt::format("engine={}: this engine is not answered for yet. Accepted: zeroplan", name_of(question.plan.engine)));
+void require_zeroplan_engine(const Question& question) {
+  if (!is_ours(question)) throw UsageError(fmt::format("engine={}: only the zeroplan engine is compiled and run here; zeroplan fit answers for the others. Accepted: zeroplan", name_of(question.plan.engine)));
 }
 
-void check_question_values(const Question& question) {
+void check_question(const Question& question) {
   check_values(question);
   if (is_ours(question)) check_dtypes(question.job);
   check_model(question);
@@ -1185,7 +1184,7 @@ Question plan_from_json(const json& plan, const std::string& file) {
     if (const auto found = values.find(row.about.name); found != values.end())
       set_key_at(question, row.about.name, *found, file, keys.pointer_to(row.about.name));
   try {
-    check_question_values(question);
+    check_question(question);
   } catch (const UsageError& error) {
     throw InputError(file, "/question", error.what(), "");
   }

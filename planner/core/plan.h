@@ -169,11 +169,10 @@ nlohmann::json get_key(const Question& question, std::string_view key);
 
 /// Checks what no single key can see (blocks beyond the model, chunk against tokens, dtypes against each other, dims that no kernel can
 /// run, sizes whose product overflows). Throws UsageError naming key, value and remedy.
-/// An engine that is not answered for yet is refused by name.
 void check_question(const Question& question);
 
-/// The same for any engine, whether it is answered for or not: files of questions, presets, plans.
-void check_question_values(const Question& question);
+/// Throws UsageError for every engine but our own, which alone is compiled to a Program: for what runs, proves or draws one.
+void require_zeroplan_engine(const Question& question);
 
 /// plan.json (docs: README, "plan.json"): {"format": "zeroplan-plan", "version": 1, "model", "cluster", "question"}.
 /// plan_from_json throws InputError for a wrong format or version, a missing part and any unknown key.

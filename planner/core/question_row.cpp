@@ -84,7 +84,7 @@ Question read_row_question(const JsonFields& fields, const RowNames& names, RowN
     }
   }
   try {
-    check_question_values(question);
+    check_question(question);
   } catch (const UsageError& error) {
     throw InputError(fields.file(), fields.pointer_to(""), error.what(), "");
   }

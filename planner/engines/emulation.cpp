@@ -247,7 +247,11 @@ eager::PhasePeaks emulate(const Question& question, eager::Recorder& recorder, E
   const eager::MachineBehaviour& machine = oracle ? eager::kSimulatedAccelerator : eager::kGpu;
   switch (emulated_engine(question.plan)) {
     case Emulated::single: return eager::run_single(single_job(question, steps), recorder, oracle ? eager::kFakeCpu : eager::kGpu);
-    case Emulated::fsdp2: return eager::run_fsdp2(fsdp2_job(question, steps), recorder, machine);
+    case Emulated::fsdp2: {
+      eager::Fsdp2Job job = fsdp2_job(question, steps);
+      job.made_on_meta = !oracle;  // the oracle makes it whole
+      return eager::run_fsdp2(job, recorder, machine);
+    }
     case Emulated::zero12: return eager::run_zero12(zero12_job(question, steps), recorder, machine);
     case Emulated::zero3: return eager::run_zero3(zero3_job(question, steps), recorder, machine);
   }

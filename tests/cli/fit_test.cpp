@@ -10,6 +10,7 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kOrigin = "zeroplan fit internlm2-20b --on 8xa100-80g";
+constexpr const char* kOurs = "zeroplan fit internlm2-20b --on 8xa100-80g --engine zeroplan";
 
 bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
@@ -22,7 +23,7 @@ TEST_CASE("fit answers the origin question on one screen, with verdict, breakdow
   CHECK(has(yes.out, "FITS"));
   CHECK(has(yes.out, "parameters 4.62 GiB"));
   CHECK(has(yes.out, "next: zeroplan "));
-  CHECK(lines_of(yes.out).size() <= 30);
+  CHECK(lines_of(yes.out).size() <= 40);
 
   const Outcome no = shell(std::string(kOrigin) + " --stage 1");
   CHECK(no.code == 1);
@@ -30,15 +31,53 @@ TEST_CASE("fit answers the origin question on one screen, with verdict, breakdow
   CHECK(has(no.out, "make it fit"));
 }
 
+TEST_CASE("the 20B question is answered for the runtimes people have: ZeRO-2 as XTuner sets it dies in the optimizer step, ZeRO-3 fits", "[e2e]") {
+  const json two = json::parse(shell(std::string(kOrigin) + " --stage 2 --json").out), three = json::parse(shell(std::string(kOrigin) + " --stage 3 --json").out);
+  CHECK(two["engine"] == "deepspeed");
+  CHECK(two["preset"] == "xtuner-zero2");
+  CHECK(two["verdict"] == "does_not_fit");
+  CHECK(two["peak"]["phase"] == "steady.step");
+  CHECK(two["measures"]["requested_bytes"].get<double>() / (1 << 30) == Approx(83.3).epsilon(0.001));
+  CHECK(two["failure"]["phase"] == "first.step");
+  CHECK(three["verdict"] == "fits");
+  CHECK(three["phases_requested_bytes"]["steady.backward"].get<double>() / (1 << 30) == Approx(46.47).epsilon(0.001));
+  std::int64_t sum = 0;
+  for (const auto& [name, bytes] : three.at("by_category_bytes").items()) sum += bytes.get<std::int64_t>();
+  CHECK(sum == three["peak_live_bytes"]);
+  REQUIRE(three["engines"].size() == 4);
+  for (const json& engine : three["engines"]) CHECK(engine.contains("verdict"));
+}
+
+TEST_CASE("a version of the engine that changes the verdict is said", "[e2e]") {
+  const std::string ask = "zeroplan fit internlm2-20b --on 8xa100-80g --stage 3 --checkpoint-reentrant false";
+  CHECK(has(shell(ask).out, "TIGHT on DeepSpeed 0.16.2"));
+  CHECK(shell(ask + " --seq 16384").code == 0);
+  CHECK(shell(ask + " --seq 16384 --engine-version 0.16.4").code == 1);
+}
+
+TEST_CASE("--deepspeed FILE answers for that very file and names what DeepSpeed drops in silence", "[e2e]") {
+  const Folder folder;
+  const std::string file = folder.write("ds.json", R"({"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": true}, "grad_clipping": 1.0,
+    "zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}, "reduce_bucket_size": 2e8}})");
+  const Outcome outcome = shell("zeroplan fit internlm2-20b --on 8xa100-80g --deepspeed " + file);
+  INFO(outcome.out << outcome.err);
+  CHECK(outcome.code == 1);
+  CHECK(has(outcome.out, "/grad_clipping"));
+  CHECK(has(outcome.out, "/zero_optimization/offload_param"));
+  const Outcome wrong = shell("zeroplan fit internlm2-20b --on 8xa100-80g --deepspeed " + folder.write("bad.json", R"({"zero_optimization": {"stge": 2}})"));
+  CHECK(wrong.code == 3);
+  CHECK(has(wrong.err, "stge"));
+}
+
 TEST_CASE("the next command of a no is a yes", "[e2e]") {
-  const Outcome no = shell(std::string(kOrigin) + " --stage 0");
+  const Outcome no = shell(std::string(kOrigin) + " --stage 2");
   REQUIRE(no.code == 1);
   const std::string next = no.out.substr(no.out.find("next: ") + 6);
   CHECK(shell(next).code == 0);
 }
 
 TEST_CASE("fit --json has every promised key, and its figures agree with each other", "[e2e]") {
-  const Outcome outcome = shell(std::string(kOrigin) + " --stage 2 --json");
+  const Outcome outcome = shell(std::string(kOurs) + " --stage 2 --json");
   REQUIRE(outcome.code == 0);
   const json answer = json::parse(outcome.out);
   CHECK(answer.at("format") == "zeroplan-fit");
@@ -64,7 +103,7 @@ TEST_CASE("the same question gives the same bytes out", "[e2e]") {
 TEST_CASE("--strict makes tight a no", "[e2e]") {
   // The band is some hundred MiB: find a number of kept blocks whose spare lies within it.
   for (int blocks = 20; blocks <= 40; ++blocks) {
-    const std::string command = std::string(kOrigin) + " --stage 2 --checkpoint blocks-" + std::to_string(blocks);
+    const std::string command = std::string(kOurs) + " --stage 2 --checkpoint blocks-" + std::to_string(blocks);
     if (json::parse(shell(command + " --json").out).at("verdict") != "tight") continue;
     CHECK(shell(command).code == 0);
     CHECK(has(shell(command).out, "tight: "));
@@ -77,7 +116,7 @@ TEST_CASE("--strict makes tight a no", "[e2e]") {
 TEST_CASE("a saved plan asks the same question again", "[e2e]") {
   const Folder folder;
   const std::string plan = folder.file("plan.json");
-  const Outcome asked = shell(std::string(kOrigin) + " --stage 2 --seq 2048 --checkpoint blocks-10 --json --save " + plan);
+  const Outcome asked = shell(std::string(kOurs) + " --stage 2 --seq 2048 --checkpoint blocks-10 --json --save " + plan);
   json first = json::parse(asked.out), second = json::parse(shell("zeroplan fit " + plan + " --json").out);
   first.erase("next");
   second.erase("next");
@@ -104,7 +143,7 @@ TEST_CASE("what is typed wrong is named, with the nearest right word, and code 2
   check(std::string(kOrigin) + " --checkpoint some", {"checkpoint"});
   check(std::string(kOrigin) + " --set nonsense", {"key=value"});
   check(std::string(kOrigin) + " --set sed=3", {"seq"});
-  check(std::string(kOrigin) + " --offload-optimizer cpu", {"offload_optimizer"});
+  check(std::string(kOurs) + " --offload-optimizer cpu", {"offload_optimizer"});
   check(std::string(kOrigin) + " --host-memory big", {"--host-memory"});
   check("zeroplan", {"subcommand"});
 }

@@ -185,7 +185,7 @@ TEST_CASE("every preset can be asked, keeps its name and says where it is from",
     INFO(name);
     Question question = origin();
     apply_preset(question, name);
-    CHECK_NOTHROW(check_question_values(question));
+    CHECK_NOTHROW(check_question(question));
     CHECK(question.plan.preset == name);
     CHECK(question.plan.engine != Engine::zeroplan);
     CHECK_FALSE(question.plan.tool.empty());

@@ -340,6 +340,7 @@ class Scoped {
   Scoped(const Scoped&) = delete;
   Scoped& operator=(const Scoped&) = delete;
   ~Scoped() { place_ = std::move(old_); }
+  const T& old() const { return old_; }
 
  private:
   T& place_;

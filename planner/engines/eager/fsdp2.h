@@ -34,6 +34,7 @@ struct Fsdp2Job {
   ScalarType compute_type = ScalarType::bf16;
   ScalarType reduce_type = ScalarType::fp32;
   OptimizerKernel kernel = OptimizerKernel::foreach;
+  bool made_on_meta = false;  ///< the model is made without memory and gets its shards afterwards (torchtitan, Accelerate's RAM-efficient loading); else whole on every GPU first
 };
 
 /// Runs the job (clip_grad_norm_, AdamW, zero_grad), reporting to `recorder`. Requested bytes of rank 0.

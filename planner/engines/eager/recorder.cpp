@@ -33,6 +33,7 @@ void Recorder::forget_phases(std::string_view prefix) {
 }
 
 void Recorder::grow(Place place, std::int64_t bytes) {
+  if (place == Place::meta) return;
   alive_[static_cast<int>(place)] += bytes;
   note_peak(static_cast<int>(place));
 }
@@ -49,7 +50,7 @@ StorageIndex Recorder::allocate(std::int64_t bytes, const StorageTag& tag) {
 
 void Recorder::free(StorageIndex index, std::int64_t bytes, Place place) {
   if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::death, .storage = index, .op = static_cast<std::uint32_t>(ops_.size()), .bytes = bytes});
-  alive_[static_cast<int>(place)] -= bytes;
+  if (place != Place::meta) alive_[static_cast<int>(place)] -= bytes;
 }
 
 void Recorder::resize(StorageIndex index, std::int64_t old_bytes, std::int64_t new_bytes, Place place) {

@@ -14,9 +14,9 @@
 
 namespace zeroplan::eager {
 
-/// Where a storage lives, as the counting is done: the accelerator or the host's memory.
-enum class Place : std::uint8_t { device, host };
-inline constexpr int kPlaceCount = 2;
+/// Where a storage lives, as the counting is done: the accelerator or the host's memory. meta: it has a shape only and is not counted.
+enum class Place : std::uint8_t { device, host, meta };
+inline constexpr int kPlaceCount = 2;  ///< that are counted
 
 using StorageIndex = std::uint32_t;
 

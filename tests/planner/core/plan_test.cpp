@@ -213,7 +213,7 @@ TEST_CASE("every key of another engine reads back what it was set to, from JSON 
       set_key(again, setting.key, get_key(q, setting.key), "here");
       CHECK(again == q);
       q.cluster.gpus_per_node = std::string(setting.engine) == "single" ? 1 : 4;
-      CHECK_NOTHROW(check_question_values(q));
+      CHECK_NOTHROW(check_question(q));
       CHECK(plan_from_json(plan_to_json(q), "p.json") == q);
     }
   }
@@ -276,13 +276,13 @@ TEST_CASE("an engine keeps its own choices and refuses the others'", "[unit]") {
 
 TEST_CASE("a question of another engine is complete but not answered for", "[unit]") {
   const Question q = with("engine", "deepspeed");
-  CHECK_NOTHROW(check_question_values(q));
-  CHECK_THROWS_WITH(check_question(q), Contains("engine=deepspeed"));
+  CHECK_NOTHROW(check_question(q));
+  CHECK_THROWS_WITH(require_zeroplan_engine(q), Contains("engine=deepspeed"));
   Question single = with("engine", "single");
-  CHECK_THROWS_WITH(check_question_values(single), Contains("runs on one GPU"));
+  CHECK_THROWS_WITH(check_question(single), Contains("runs on one GPU"));
   Question parallel = q;
   parallel.job.sequence_parallel = 3;
-  CHECK_THROWS_WITH(check_question_values(parallel), Contains("sequence_parallel=3"));
+  CHECK_THROWS_WITH(check_question(parallel), Contains("sequence_parallel=3"));
 }
 
 TEST_CASE("going back to our own engine names what it cannot honour", "[unit]") {
@@ -311,7 +311,7 @@ TEST_CASE("a model without a kernel of ours is refused by our own engine alone",
   q.job.model.norm = NormKind::layernorm;
   CHECK_THROWS_WITH(check_question(q), Contains("model tiny: norm: norm=layernorm is not modelled by the zeroplan engine"));
   set_engine(q, Engine::deepspeed);
-  CHECK_NOTHROW(check_question_values(q));
+  CHECK_NOTHROW(check_question(q));
 }
 
 TEST_CASE("dtypes follow compute_dtype", "[unit]") {
