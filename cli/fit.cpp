@@ -73,14 +73,21 @@ std::string next_command(const FitOptions& options, const Prediction& asked, con
   return fmt::format("zeroplan timeline {}", options.question.as_typed());
 }
 
+/// Where no engine is named: DeepSpeed as XTuner sets it, the runtime people have; on CPU ranks ours, which alone runs there.
+Question default_question(const FitOptions& options) {
+  if (options.question.names_engine() || options.question.cluster().device.kind == DeviceKind::cpu) return options.question.question();
+  return options.question.question_on(Engine::deepspeed);
+}
+
 }  // namespace
 
 int fit(const FitOptions& options) {
   const bool named = options.question.names_engine();
   FitReport report;
-  report.asked = predict(named ? options.question.question() : options.question.question_on(Engine::deepspeed));
+  report.asked = predict(default_question(options));
   report.notes = options.question.deepspeed_notes();
-  if (!named || options.json)
+  const bool on_gpus = report.asked.question.cluster.device.kind == DeviceKind::cuda;
+  if (on_gpus && (!named || options.json))
     for (const Engine engine : kOverview)
       report.engines.push_back(engine == report.asked.question.plan.engine ? EngineAnswer{engine, report.asked, ""} : ask(options, engine));
   report.other_stages = stages_of(options, report.asked);

@@ -98,6 +98,8 @@ Question QuestionFlags::base() const {
   return question;
 }
 
+Cluster QuestionFlags::cluster() const { return base().cluster; }
+
 /// Engine, tool and their defaults; every key that is typed wins afterwards. What a tool sets depends on the stage, so that comes first.
 std::vector<DeepSpeedNote> QuestionFlags::set_engine_defaults(Question& question, std::optional<Engine> engine) const {
   if (const std::string* stage = typed("stage")) cli::set(question, "stage", *stage);

@@ -35,6 +35,7 @@ struct QuestionFlags {
   Question question() const { return question_on(std::nullopt); }
   /// The same question put to another engine, as choose_engine (profiles/catalog.h) sets it.
   Question question_on(std::optional<Engine> engine) const;
+  Cluster cluster() const;
   /// An engine was named: by --engine, --preset, --deepspeed FILE or a plan.
   bool names_engine() const;
   /// What DeepSpeed makes of --deepspeed FILE without saying so.

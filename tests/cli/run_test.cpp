@@ -182,7 +182,7 @@ TEST_CASE("bad data, plans and flags of a run say what is wrong", "[e2e]") {
   check("zeroplan run " + plan + " --stesp 3", 2, "--stesp");
   check("zeroplan run " + plan + " --limit lots", 2, "lots");
   const std::string gpu = folder.file("gpu.json");
-  REQUIRE(shell("zeroplan fit internlm2-20b --on 8xa100-80g --save " + gpu).code == 0);
+  REQUIRE(shell("zeroplan fit internlm2-20b --on 8xa100-80g --engine zeroplan --save " + gpu).code == 0);
   check("zeroplan run " + gpu, 4, "CPU ranks only");
 }
 
