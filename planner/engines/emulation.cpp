@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "planner/core/error.h"
+#include "planner/core/torch_release.h"
 #include "planner/engines/eager/deepspeed_zero12.h"
 #include "planner/engines/eager/deepspeed_zero3.h"
 #include "planner/engines/eager/fsdp2.h"
@@ -45,6 +46,11 @@ Emulated emulated_engine(const Plan& plan) {
   if (plan.stage == 3) return Emulated::zero3;
   return plan.stage == 0 ? Emulated::single : Emulated::zero12;
 }
+
+/// pytorch/pytorch#153666: torch.nn.RMSNorm is one CUDA kernel.
+constexpr TorchChange kFusedRmsNorm{9, 20250801};
+/// pytorch/torchtitan#391 (e29b6b4d4): train.py drops the logits before backward.
+constexpr TorchChange kTorchtitanDropsLogits{4, 20240612};
 
 // ---- parts that the jobs share ----
 
@@ -129,7 +135,8 @@ eager::Fsdp2Job fsdp2_job(const Question& question, int steps) {
           .checkpoint = titan_checkpoint_of(question),
           .compute_type = scalar_type(question.job.compute_dtype),
           .reduce_type = scalar_type(question.reduce_dtype()),
-          .kernel = kernel_of(question)};
+          .kernel = kernel_of(question),
+          .keeps_fp32_logits = is_before(question.plan.torch, kTorchtitanDropsLogits)};
 }
 
 eager::Zero12Options zero12_options(const Question& question) {
@@ -244,7 +251,8 @@ std::vector<EmulationGap> emulation_gaps(const Question& question) {
 
 eager::PhasePeaks emulate(const Question& question, eager::Recorder& recorder, EmulatedDevice device, int steps) {
   const bool oracle = device == EmulatedDevice::oracle;
-  const eager::MachineBehaviour& machine = oracle ? eager::kSimulatedAccelerator : eager::kGpu;
+  eager::MachineBehaviour machine = oracle ? eager::kSimulatedAccelerator : eager::kGpu;
+  machine.fused_rms_norm = !oracle && !is_before(question.plan.torch, kFusedRmsNorm);
   switch (emulated_engine(question.plan)) {
     case Emulated::single: return eager::run_single(single_job(question, steps), recorder, oracle ? eager::kFakeCpu : eager::kGpu);
     case Emulated::fsdp2: {

@@ -297,6 +297,8 @@ class Context {
   bool layer_norm_keeps_input_type = false;
   /// silu's backward is composed of elementwise kernels (math_silu_backward), as on a device that has no kernel of its own for it (the oracle's simulated one).
   bool composite_silu_backward = false;
+  /// torch.nn.RMSNorm is one kernel on a device that has it (CUDA from torch 2.9 on), else composed of elementwise ones.
+  bool fused_rms_norm = false;
   /// Where plain host tensors are counted (the oracle's plain-PyTorch rows run on one CPU device).
   Place host = Place::host;
   Place place = Place::device;

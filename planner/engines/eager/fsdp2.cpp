@@ -473,7 +473,7 @@ void make_transformers(Context& context, const Fsdp2Job& job, Trainee& trainee) 
 /// apply_fsdp of torchtitan's models/llama3/infra/parallelize.py. The root has no parameters of its own left.
 void make_torchtitan(Context& context, const Fsdp2Job& job, Trainee& trainee) {
   Scoped place(context.place, job.made_on_meta ? Place::meta : context.place);
-  auto model = std::make_unique<TitanTransformer>(context, titan_config(job.model, job.size.seq_tokens, job.checkpoint));
+  auto model = std::make_unique<TitanTransformer>(context, titan_config(job.model, job.size.seq_tokens, job.checkpoint, job.keeps_fp32_logits));
   context.place = place.old();
   Wrapping wrapping(trainee.fsdp, *model, options_of(job));
   const bool reshard_after_forward = job.reshard != Reshard::never;

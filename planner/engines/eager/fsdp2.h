@@ -34,6 +34,7 @@ struct Fsdp2Job {
   ScalarType compute_type = ScalarType::bf16;
   ScalarType reduce_type = ScalarType::fp32;
   OptimizerKernel kernel = OptimizerKernel::foreach;
+  bool keeps_fp32_logits = false;  ///< torchtitan before July 2024
   bool made_on_meta = false;  ///< the model is made without memory and gets its shards afterwards (torchtitan, Accelerate's RAM-efficient loading); else whole on every GPU first
 };
 

@@ -99,6 +99,38 @@ void apply_rotary_emb(Tensor& xq, Tensor& xk, const Tensor& freqs_cis) {
   xk = std::move(xk_cast);
 }
 
+/// rotate_half(x) * sin + x * cos, of models/qwen3
+Tensor turned(const Tensor& x, const Tensor& cosines, const Tensor& sines) {
+  const std::int64_t half = x.size(-1) / 2;
+  const Tensor straight = mul(x, cosines);
+  Tensor rotated;
+  {
+    const Tensor second = neg(slice_last(x, half, half));
+    rotated = cat_last(second, slice_last(x, 0, half));
+  }
+  const Tensor product = mul(rotated, sines);
+  rotated.reset();
+  return add(straight, product);
+}
+
+/// apply_rotary_emb of models/qwen3
+void apply_rope_cache(Tensor& xq, Tensor& xk, const Tensor& rope_cache) {
+  const std::int64_t head_dim = xq.size(-1);
+  const Tensor rows = alias(rope_cache, Shape{1, xq.size(1), 1, 2 * head_dim});
+  const Tensor cosines = to(slice_last(rows, 0, head_dim), xq.type());
+  const Tensor sines = to(slice_last(rows, head_dim, head_dim), xq.type());
+  Tensor xq_out = turned(xq, cosines, sines);
+  Tensor xk_out = turned(xk, cosines, sines);
+  xq = std::move(xq_out);
+  xk = std::move(xk_out);
+}
+
+/// precompute_rope_cache: cosines and sines side by side, each for both halves of a head.
+Tensor precompute_rope_cache(Context& context, std::int64_t head_dim, std::int64_t max_seq_tokens) {
+  const Tensor angles = empty(context, Shape{max_seq_tokens, head_dim}, ScalarType::fp32, "rotary angles");
+  return empty(context, Shape{max_seq_tokens, 2 * head_dim}, ScalarType::fp32, "rope_cache");
+}
+
 /// precompute_freqs_cis. The d / 2 base frequencies are left out: they die before anything large is made.
 Tensor precompute_freqs_cis(Context& context, std::int64_t head_dim, std::int64_t max_seq_tokens) {
   const Tensor angles = empty(context, Shape{max_seq_tokens, head_dim / 2}, ScalarType::fp32, "rotary angles");
@@ -110,6 +142,30 @@ Tensor precompute_freqs_cis(Context& context, std::int64_t head_dim, std::int64_
 Tensor sum_reducer(Context& context, ScalarType default_type) {
   context.where = embedding_unit();
   return empty(context, Shape{}, default_type, "torch.distributed.pipelining sum_reducer");
+}
+
+/// aten::_fused_rms_norm (torch 2.9 on): keeps its input and one fp32 number a row.
+Tensor fused_rms_norm(const Tensor& x, const Tensor& weight) {
+  Recording recording(x.context(), "FusedRmsNormBackward", {&x, &weight});
+  x.context().begin_op("_fused_rms_norm");
+  if (recording) {
+    recording->save(x);
+    recording->save(weight);
+  }
+  const Tensor out = empty_like(x, "_fused_rms_norm");
+  Shape row = x.shape().contiguous();
+  row.sizes[static_cast<std::size_t>(row.dims - 1)] = 1;
+  const Tensor rstd = empty(x.context(), row.contiguous(), ScalarType::fp32, "_fused_rms_norm rstd");
+  if (recording) {
+    recording->save(rstd, true);
+    recording->apply = [](BackwardCall& call) {
+      const Tensor input = call.saved(0), scale = call.saved(1), reciprocal = call.saved(2);
+      if (call.needs(0)) call.results[0] = empty_like(input, "_fused_rms_norm_backward");
+      if (call.needs(1)) call.results[1] = empty_like(scale, "_fused_rms_norm_backward weight");
+    };
+  }
+  recording.set_output(out);
+  return out;
 }
 
 // ---- pieces -----------------------------------------------------------------------------------------------------------------------------
@@ -141,7 +197,7 @@ std::vector<std::unique_ptr<TitanBlock>> make_layers(Context& context, const Tit
 
 }  // namespace
 
-TitanConfig titan_config(const HfConfig& sizes, std::int64_t max_seq_tokens, const TitanCheckpoint& checkpoint) {
+TitanConfig titan_config(const HfConfig& sizes, std::int64_t max_seq_tokens, const TitanCheckpoint& checkpoint, bool keeps_fp32_logits) {
   const std::int64_t two_thirds = 8 * sizes.hidden_size / 3;
   const double ffn_dim_multiplier = static_cast<double>(sizes.intermediate_size) / static_cast<double>(two_thirds);
   return {.dim = sizes.hidden_size,
@@ -149,10 +205,13 @@ TitanConfig titan_config(const HfConfig& sizes, std::int64_t max_seq_tokens, con
           .num_heads = sizes.num_heads,
           .num_kv_heads = sizes.num_kv_heads,
           .vocab_size = sizes.vocab_size,
-          .hidden_dim = static_cast<std::int64_t>(ffn_dim_multiplier * static_cast<double>(two_thirds)),
+          .hidden_dim = sizes.qk_norm ? sizes.intermediate_size : static_cast<std::int64_t>(ffn_dim_multiplier * static_cast<double>(two_thirds)),
           .max_seq_tokens = max_seq_tokens,
           .type = sizes.type,
-          .checkpoint = checkpoint};
+          .checkpoint = checkpoint,
+          .head_dim = sizes.head_dim,
+          .qk_norm = sizes.qk_norm,
+          .keeps_fp32_logits = keeps_fp32_logits};
 }
 
 TitanRmsNorm::TitanRmsNorm(Context& owner, std::int64_t size, ScalarType type) : Module(owner, "RMSNorm") {
@@ -164,6 +223,7 @@ TitanRmsNorm::TitanRmsNorm(Context& owner, std::int64_t size, ScalarType type) :
 /// rms_norm_composite of ATen/native/layer_norm.cpp: the upcast input dies before the result is cast back, unless autograd saved it.
 Tensors TitanRmsNorm::forward(Arguments& arguments) {
   const Tensor& input = arguments.positional[0];
+  if (context->fused_rms_norm) return {fused_rms_norm(input, own_parameters[0].second)};
   Tensor upcasted = to(input, ScalarType::fp32);
   const Tensor scale = rsqrt(add_in_place(mean_last(pow_scalar(upcasted))));
   Tensor result = mul(upcasted, scale);
@@ -173,11 +233,16 @@ Tensors TitanRmsNorm::forward(Arguments& arguments) {
 }
 
 TitanAttention::TitanAttention(Context& owner, const TitanConfig& config)
-    : Module(owner, "Attention"), head_dim_(config.dim / config.num_heads), wq_(owner, config.dim, config.num_heads * head_dim_, false, config.type),
+    : Module(owner, "Attention"), head_dim_(config.head_dim), wq_(owner, config.dim, config.num_heads * head_dim_, false, config.type),
       wk_(owner, config.dim, config.num_kv_heads * head_dim_, false, config.type), wv_(owner, config.dim, config.num_kv_heads * head_dim_, false, config.type),
       wo_(owner, config.num_heads * head_dim_, config.dim, false, config.type) {
   where = owner.where;
-  children = {{"wq", &wq_}, {"wk", &wk_}, {"wv", &wv_}, {"wo", &wo_}};
+  if (config.qk_norm) {
+    q_norm_ = std::make_unique<TitanRmsNorm>(owner, head_dim_, config.type);
+    k_norm_ = std::make_unique<TitanRmsNorm>(owner, head_dim_, config.type);
+    children = {{"q_norm", q_norm_.get()}, {"k_norm", k_norm_.get()}};
+  }
+  for (const auto& [name, projection] : std::initializer_list<std::pair<const char*, Linear*>>{{"wq", &wq_}, {"wk", &wk_}, {"wv", &wv_}, {"wo", &wo_}}) children.emplace_back(name, projection);
 }
 
 Tensors TitanAttention::forward(Arguments& arguments) {
@@ -186,7 +251,13 @@ Tensors TitanAttention::forward(Arguments& arguments) {
   Tensor xk = wk_.call(x);
   Tensor xv = wv_.call(x);
   for (Tensor* heads : {&xq, &xk, &xv}) *heads = view(*heads, {x.size(0), x.size(1), -1, head_dim_});
-  apply_rotary_emb(xq, xk, arguments.positional[1]);
+  if (q_norm_) {
+    xq = q_norm_->call(xq);
+    xk = k_norm_->call(xk);
+    apply_rope_cache(xq, xk, arguments.positional[1]);
+  } else {
+    apply_rotary_emb(xq, xk, arguments.positional[1]);
+  }
   for (Tensor* heads : {&xq, &xk, &xv}) *heads = transpose(*heads, 1, 2);
   Tensor output = contiguous(transpose(flash_attention(xq, xk, xv), 1, 2));
   output = view(output, {x.size(0), x.size(1), -1});
@@ -246,7 +317,8 @@ Tensors TitanBlock::forward(Arguments& arguments) {
 
 TitanTransformer::TitanTransformer(Context& owner, const TitanConfig& config)
     : Module(owner, "Transformer"), import_time_scalar_(sum_reducer(owner, config.type)), tok_embeddings_(owner, config.vocab_size, config.dim, config.type),
-      freqs_cis_(precompute_freqs_cis(owner, config.dim / config.num_heads, config.max_seq_tokens)), layers_(make_layers(owner, config)), norm_(owner, config.dim, config.type),
+      freqs_cis_(config.qk_norm ? precompute_rope_cache(owner, config.head_dim, config.max_seq_tokens) : precompute_freqs_cis(owner, config.head_dim, config.max_seq_tokens)),
+      keeps_fp32_logits_(config.keeps_fp32_logits), layers_(make_layers(owner, config)), norm_(owner, config.dim, config.type),
       output_(owner, config.dim, config.vocab_size, false, config.type) {
   where = embedding_unit();
   children.emplace_back("tok_embeddings", &tok_embeddings_);
@@ -261,11 +333,14 @@ Tensors TitanTransformer::forward(Arguments& arguments) {
   for (const auto& layer : layers_) h = std::move((*layer)(Arguments{.positional = {h, freqs_cis_}, .keyword = {}})[0]);
   context->where = head_unit();
   h = norm_.call(h);
-  return {output_.call(h)};
+  Tensor logits = output_.call(h);
+  if (keeps_fp32_logits_) logits = to(logits, ScalarType::fp32);
+  return {logits};
 }
 
 Tensor TitanTransformer::loss(const Tensor& ids) {
   const Tensor logits = call(ids);
+  if (keeps_fp32_logits_) kept_logits_ = logits;
   Tensor summed;
   {
     const Tensor widened = to(view(logits, {-1, logits.size(-1)}), ScalarType::fp32);

@@ -21,16 +21,19 @@ struct TitanCheckpoint {
   std::int64_t block_frequency = 1;  ///< every_blocks only; 0 and 1: each block
 };
 
-/// TransformerModelArgs. hidden_dim is FeedForward's.
+/// TransformerModelArgs. hidden_dim is FeedForward's. qk_norm: Qwen3 (models/qwen3), which turns queries and keys with cosines and sines as transformers does.
 struct TitanConfig {
   std::int64_t dim = 0, num_layers = 0, num_heads = 0, num_kv_heads = 0, vocab_size = 0, hidden_dim = 0;
   std::int64_t max_seq_tokens = 0;
   ScalarType type = ScalarType::fp32;  ///< the model is made in
   TitanCheckpoint checkpoint;
+  std::int64_t head_dim = 0;
+  bool qk_norm = false;
+  bool keeps_fp32_logits = false;  ///< before July 2024: the model returns fp32 logits, and train.py holds them until the next forward has ended
 };
 
 /// The config with a model's sizes. FeedForward takes its size from a factor in floating point, so that it may come out one less than asked (args.py, model.py: FeedForward).
-TitanConfig titan_config(const HfConfig& sizes, std::int64_t max_seq_tokens, const TitanCheckpoint& checkpoint);
+TitanConfig titan_config(const HfConfig& sizes, std::int64_t max_seq_tokens, const TitanCheckpoint& checkpoint, bool keeps_fp32_logits = false);
 
 /// torch.nn.RMSNorm: normed and scaled in fp32, cast back at the end.
 class TitanRmsNorm : public Module {
@@ -51,6 +54,7 @@ class TitanAttention : public Module {
 
  private:
   std::int64_t head_dim_;
+  std::unique_ptr<TitanRmsNorm> q_norm_, k_norm_;
   Linear wq_, wk_, wv_, wo_;
 };
 
@@ -102,7 +106,9 @@ class TitanTransformer : public Module {
  private:
   Tensor import_time_scalar_;
   Embedding tok_embeddings_;
-  Tensor freqs_cis_;
+  Tensor freqs_cis_;  ///< of Qwen3: rope_cache
+  bool keeps_fp32_logits_;
+  Tensor kept_logits_;
   std::vector<std::unique_ptr<TitanBlock>> layers_;
   TitanRmsNorm norm_;
   Linear output_;

@@ -6,6 +6,7 @@ void MachineBehaviour::apply_to(Context& context) const {
   context.out_of_place_accumulation = out_of_place_accumulation;
   context.layer_norm_keeps_input_type = layer_norm_keeps_input_type;
   context.composite_silu_backward = composite_silu_backward;
+  context.fused_rms_norm = fused_rms_norm;
   context.host = host;
 }
 

@@ -17,6 +17,7 @@ struct MachineBehaviour {
   bool out_of_place_accumulation = false;    ///< Context's fields of these names
   bool layer_norm_keeps_input_type = false;
   bool composite_silu_backward = false;
+  bool fused_rms_norm = false;
   Place host = Place::host;
 
   void apply_to(Context& context) const;
