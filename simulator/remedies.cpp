@@ -26,14 +26,26 @@ class Tries {
       return;
     }
     if (question == from_.question) return;
-    found_.push_back({change, predict(question), changes_numerics});
+    tries_.push_back({change, question, changes_numerics});
   }
 
-  std::vector<Remedy> take() { return std::move(found_); }
+  std::vector<Remedy> predicted(Predictor& predictor) const {
+    std::vector<Question> questions;
+    for (const Try& t : tries_) questions.push_back(t.question);
+    predictor.prepare(questions);
+    std::vector<Remedy> out;
+    for (const Try& t : tries_) out.push_back({t.change, predictor(t.question), t.changes_numerics});
+    return out;
+  }
 
  private:
+  struct Try {
+    KeyChange change;
+    Question question;
+    bool changes_numerics;
+  };
   const Prediction& from_;
-  std::vector<Remedy> found_;
+  std::vector<Try> tries_;
 };
 
 KeyChange joined(KeyChange a, const KeyChange& b) {
@@ -54,16 +66,25 @@ void try_deepspeed(const Prediction& from, Tries& tries) {
   if (from.question.plan.deepspeed.overlaps(stage) && stage < 3) tries.attempt({{"deepspeed", nlohmann::json{{"overlap_comm", false}}.dump()}});
 }
 
-void try_all(const Prediction& from, Tries& tries) {
+/// What can only be faster: what already fits needs no more than that.
+void try_faster(const Prediction& from, Tries& tries) {
+  const Plan& plan = from.question.plan;
+  if (plan.checkpoint_policy != CheckpointPolicy::blocks || plan.recomputed_blocks > 0) tries.attempt({{"checkpoint", "none"}});
+  if (plan.optimizer_kernel == OptimizerKernel::foreach || plan.optimizer_kernel == OptimizerKernel::for_loop) tries.attempt({{"optimizer_kernel", "fused"}});
+  if (plan.offload_parameters != Offload::none) tries.attempt({{"offload_parameters", "none"}});
+  if (plan.offload_optimizer != Offload::none) tries.attempt({{"offload_optimizer", "none"}, {"offload_parameters", "none"}, {"optimizer_kernel", "fused"}});
+  if (plan.engine == Engine::deepspeed && plan.stage == 3) tries.attempt({{"stage", "2"}});
+}
+
+void try_smaller(const Prediction& from, Tries& tries) {
   const Plan& plan = from.question.plan;
   const bool full = plan.checkpoint_policy == CheckpointPolicy::blocks && plan.recomputed_blocks == from.question.job.model.num_layers;
   if (!full) tries.attempt({{"checkpoint", "full"}});
-  if (full && from.verdict == Verdict::fits) tries.attempt({{"checkpoint", "none"}});
   if (plan.engine == Engine::deepspeed) try_deepspeed(from, tries);
   if (plan.engine == Engine::fsdp2 && plan.stage == 2) tries.attempt({{"stage", "3"}, {"reshard", "default"}});
   if (plan.optimizer_kernel != OptimizerKernel::fused && plan.optimizer_kernel != OptimizerKernel::cpu) tries.attempt({{"optimizer_kernel", "fused"}});
   if (plan.loss == Loss::plain) tries.attempt({{"loss", "fused"}}, true);
-  if (plan.micro_batch > 1) tries.attempt({{"micro_batch", std::to_string((plan.micro_batch + 1) / 2)}, {"accumulate", std::to_string(plan.accumulate * 2)}}, true);
+  if (plan.micro_batch % 2 == 0) tries.attempt({{"micro_batch", std::to_string(plan.micro_batch / 2)}, {"accumulate", std::to_string(plan.accumulate * 2)}}, true);
 }
 
 bool fits(const Remedy& remedy) { return remedy.prediction.verdict != Verdict::does_not_fit; }
@@ -71,10 +92,11 @@ double step_s(const Prediction& p) { return p.cost ? p.cost->step_s : 0; }
 
 }  // namespace
 
-std::vector<Remedy> ranked_remedies(const Prediction& from, std::size_t most) {
+std::vector<Remedy> ranked_remedies(const Prediction& from, Predictor& predictor, std::size_t most) {
   Tries tries(from);
-  try_all(from, tries);
-  std::vector<Remedy> found = tries.take();
+  if (from.verdict == Verdict::does_not_fit) try_smaller(from, tries);
+  else try_faster(from, tries);
+  std::vector<Remedy> found = tries.predicted(predictor);
   std::erase_if(found, [&](const Remedy& r) {
     if (from.verdict == Verdict::does_not_fit) return r.prediction.must_fit >= from.must_fit && !fits(r);
     return !fits(r) || !r.prediction.cost || step_s(r.prediction) >= 0.99 * step_s(from);

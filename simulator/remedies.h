@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "simulator/prediction.h"
+#include "simulator/predictor.h"
 
 namespace zeroplan {
 
@@ -19,6 +19,6 @@ struct Remedy {
 };
 
 /// Those that fit first, fastest first (by peak where no time is known). Keeps the global batch. At most `most`.
-std::vector<Remedy> ranked_remedies(const Prediction& from, std::size_t most = 5);
+std::vector<Remedy> ranked_remedies(const Prediction& from, Predictor& predictor, std::size_t most = 5);
 
 }  // namespace zeroplan
