@@ -15,7 +15,10 @@
 #include "planner/engines/zeroplan.h"
 #include "planner/price/price.h"
 #include "profiles/catalog.h"
+#include "simulator/requested_surface.h"
+#include "simulator/replay.h"
 #include "simulator/walk.h"
+#include "planner/engines/emulation.h"
 
 using namespace zeroplan;
 
@@ -112,6 +115,50 @@ void compile_and_walk_of_internlm2_20b(benchmark::State& state) {
   for (auto _ : state) benchmark::DoNotOptimize(walk(compile(question), options));
 }
 BENCHMARK(compile_and_walk_of_internlm2_20b)->ArgName("events")->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
+
+// ---- other engines: internlm2-20b on 8 A100; 0, 1: DeepSpeed at stages 2 and 3 as XTuner sets them, 2: FSDP2 as Accelerate does ----
+
+Question on_another_engine(std::int64_t which) {
+  Question q = question_of("internlm2-20b", "8xa100-80g");
+  q.plan.stage = which == 0 ? 2 : 3;
+  choose_engine(q, which == 2 ? Engine::fsdp2 : Engine::deepspeed);
+  return q;
+}
+
+/// Requested bytes of plans that differ in micro batch and length.
+void plans_on_a_requested_surface(benchmark::State& state) {
+  const auto surface = RequestedSurface::of(on_another_engine(state.range(0)));
+  std::int64_t next = 0;
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(surface->peak(1 + next % 16, 128 * (1 + next / 16 % 256)));
+    ++next;
+  }
+  count_plans(state);
+}
+BENCHMARK(plans_on_a_requested_surface)->ArgName("engine")->DenseRange(0, 2);
+
+void requested_surface_from_nothing(benchmark::State& state) {
+  for (auto _ : state) benchmark::DoNotOptimize(RequestedSurface::of(on_another_engine(state.range(0))));
+}
+BENCHMARK(requested_surface_from_nothing)->ArgName("engine")->DenseRange(0, 2)->Unit(benchmark::kMillisecond);
+
+void emulation(benchmark::State& state) {
+  const Question question = on_another_engine(state.range(0));
+  for (auto _ : state) {
+    eager::Recorder recorder(true);
+    benchmark::DoNotOptimize(emulate(question, recorder));
+  }
+}
+BENCHMARK(emulation)->ArgName("engine")->DenseRange(0, 2)->Unit(benchmark::kMillisecond);
+
+/// All three emulated steps through the model of the caching allocator.
+void walk_with_allocator(benchmark::State& state) {
+  eager::Recorder recorder(true);
+  emulate(on_another_engine(state.range(0)), recorder);
+  const ReplayOptions options;
+  for (auto _ : state) benchmark::DoNotOptimize(replay(recorder, options));
+}
+BENCHMARK(walk_with_allocator)->ArgName("engine")->DenseRange(0, 2)->Unit(benchmark::kMillisecond);
 
 /// From fork to exit, output thrown away.
 void zeroplan_fit_as_a_process(benchmark::State& state) {
