@@ -1,5 +1,7 @@
 #include <catch2/catch.hpp>
 
+#include <regex>
+
 #include <nlohmann/json.hpp>
 
 #include "tests/cli/program.h"
@@ -171,6 +173,18 @@ TEST_CASE("a bad file is named with place and remedy, and code 3", "[e2e]") {
   const Outcome version = shell("zeroplan fit " + plan);
   CHECK(version.code == 3);
   CHECK(has(version.err, "version"));
+}
+
+TEST_CASE("peers 15: every command that the README names exists", "[e2e][peers]") {
+  const std::string readme = read_file(ZEROPLAN_README), help = shell("zeroplan --help").out;
+  std::size_t found = 0;
+  const std::regex named("`zeroplan ([a-z]+)|\\$ zeroplan ([a-z]+)");
+  for (std::sregex_iterator at(readme.begin(), readme.end(), named), end; at != end; ++at, ++found) {
+    const std::string command = (*at)[1].matched ? (*at)[1].str() : (*at)[2].str();
+    INFO(command);
+    CHECK(std::regex_search(help, std::regex("\n +" + command + " ")));
+  }
+  CHECK(found >= 5);
 }
 
 TEST_CASE("--help, list, show and doctor answer", "[e2e]") {
