@@ -74,7 +74,8 @@ void print_summary(const std::vector<ValidatedRow>& rows) {
     if (row.judged && row.fits && row.prediction) ++judged;
     if (row.wrong_verdict()) ++wrong;
     for (const Compared& c : row.compared) {
-      const std::string measure(c.phase.empty() ? name_of(c.measure) : "requested_bytes of a phase");
+      std::string measure(name_of(c.measure));
+      if (!c.phase.empty()) measure += c.measure == Measure::requested ? " of a phase" : " " + c.phase;
       errors[{std::string(name_of(row.engine)), measure}].push_back(std::abs(c.error_ratio()));
       errors[{"all engines", measure}].push_back(std::abs(c.error_ratio()));
     }

@@ -11,7 +11,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::array<std::string_view, kMeasureCount> kNames{"requested_bytes", "allocated_bytes", "active_bytes", "reserved_bytes", "device_used_bytes",
-                                                             "static_bytes", "host_bytes", "unnamed_bytes", "step_s", "tokens_per_s_per_gpu"};
+                                                             "static_bytes", "host_bytes", "unnamed_bytes", "tried_bytes", "step_s", "tokens_per_s_per_gpu"};
 
 /// A source that names no measure looked at one between the allocator's peak and nvidia-smi: the nearest of them.
 Bytes nearest_between(Bytes low, Bytes high, double measured) {
@@ -30,20 +30,33 @@ std::optional<double> predicted_value(const Prediction& p, Measure measure, doub
     case Measure::statics: return bytes(p.between_steps_allocated);
     case Measure::host: return bytes(p.host_bytes);
     case Measure::unnamed: return bytes(nearest_between(p.steady.allocated, p.device_used(), measured));
-    case Measure::step_time:
-    case Measure::tokens_per_s: break;
+    case Measure::step_time: return p.cost ? std::optional(p.cost->step_s) : std::nullopt;
+    case Measure::tokens_per_s: return p.cost ? std::optional(p.cost->tokens_per_s_per_gpu) : std::nullopt;
+    case Measure::tried: break;
   }
   return std::nullopt;
 }
 
+/// What an out-of-memory error says is what was so at the failure, and not a peak.
+std::optional<double> value_at_failure(const ReplayFailure& failure, Measure measure) {
+  const auto bytes = [](Bytes value) { return std::optional(static_cast<double>(value.value())); };
+  switch (measure) {
+    case Measure::allocated: return bytes(failure.error.allocated_bytes);
+    case Measure::reserved: return bytes(failure.error.allocated_bytes + failure.error.unallocated_bytes);
+    case Measure::tried: return bytes(failure.error.segment_bytes);
+    default: return std::nullopt;
+  }
+}
+
 void compare_measures(const QuestionRow& row, ValidatedRow& out) {
+  const bool failed = out.fits == false && out.prediction->failure;
   for (int m = 0; m < kMeasureCount; ++m) {
     const auto found = row.measured.find(kNames[static_cast<std::size_t>(m)]);
     if (found == row.measured.end() || !found->is_number()) continue;
     const auto measure = static_cast<Measure>(m);
     const double measured = found->get<double>();
-    const auto predicted = predicted_value(*out.prediction, measure, measured);
-    if (predicted) out.compared.push_back({measure, "", *predicted, measured, is_memory(measure) ? row.measured.value("memory_halfwidth_bytes", 0.0) : 0.0});
+    const auto predicted = failed ? value_at_failure(*out.prediction->failure, measure) : predicted_value(*out.prediction, measure, measured);
+    if (predicted) out.compared.push_back({measure, failed ? "at the failure" : "", *predicted, measured, is_memory(measure) ? row.measured.value("memory_halfwidth_bytes", 0.0) : 0.0});
   }
 }
 

@@ -12,15 +12,15 @@
 
 namespace zeroplan {
 
-/// Names are the rows' keys. `unnamed` is whatever tool the source looked at.
-enum class Measure : std::uint8_t { requested, allocated, active, reserved, device_used, statics, host, unnamed, step_time, tokens_per_s };
-inline constexpr int kMeasureCount = 10;
+/// Names are the rows' keys. `unnamed` is whatever tool the source looked at; `tried` what an out-of-memory error says it tried to allocate.
+enum class Measure : std::uint8_t { requested, allocated, active, reserved, device_used, statics, host, unnamed, tried, step_time, tokens_per_s };
+inline constexpr int kMeasureCount = 11;
 std::string_view name_of(Measure measure);  ///< "requested_bytes", ...
 bool is_memory(Measure measure);
 
 struct Compared {
   Measure measure = Measure::requested;
-  std::string phase;  ///< of requested bytes; empty: the steady step
+  std::string phase;  ///< of requested bytes; "at the failure" of a run out of memory; empty: the steady step
   double predicted = 0, measured = 0;
   double halfwidth = 0;  ///< rounding of the source
 
