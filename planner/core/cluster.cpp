@@ -86,7 +86,7 @@ void check_source(const JsonFields& fields) {
 
 DeviceProfile read_device(const JsonFields& fields) {
   fields.refuse_unknown({"name", "kind", "source", "capacity_bytes", "context_bytes", "libraries_bytes", "matmul_bf16_flops_per_s", "matmul_fp32_flops_per_s",
-                         "peak_bf16_flops_per_s", "memory_bytes_per_s", "launch_s", "link_bytes_per_s", "link_latency_s", "nccl_channels"});
+                         "peak_bf16_flops_per_s", "memory_bytes_per_s", "launch_s", "link_bytes_per_s", "link_latency_s", "nccl_channels", "attention_flops_per_s", "host_link_bytes_per_s"});
   check_source(fields);
   const IntegerRange outside{0, kLargestMemoryBytes};
   DeviceProfile device;
@@ -103,6 +103,8 @@ DeviceProfile read_device(const JsonFields& fields) {
   device.link_bytes_per_s = fields.number("link_bytes_per_s", kRate);
   device.link_latency_s = fields.number("link_latency_s", kLatency);
   device.nccl_channels = fields.integer("nccl_channels", {0, 1024});
+  if (fields.has("attention_flops_per_s")) device.attention_flops_per_s = fields.number("attention_flops_per_s", kRate);
+  if (fields.has("host_link_bytes_per_s")) device.host_link_bytes_per_s = fields.number("host_link_bytes_per_s", kRate);
   if (device.context_bytes + device.libraries_bytes >= device.capacity_bytes)
     fields.fail("capacity_bytes", "is not more than context_bytes + libraries_bytes: nothing is left to use", "");
   return device;
@@ -113,20 +115,23 @@ DeviceProfile read_device(const JsonFields& fields) {
 DeviceProfile device_from_json(const nlohmann::json& json, const std::string& file) { return read_device(JsonFields(json, file, "")); }
 
 nlohmann::json device_to_json(const DeviceProfile& device) {
-  return {{"name", device.name},
-          {"kind", device.kind == DeviceKind::cpu ? "cpu" : "cuda"},
-          {"source", fmt::format("profile {} as it was when this was written", device.name)},
-          {"capacity_bytes", device.capacity_bytes.value()},
-          {"context_bytes", device.context_bytes.value()},
-          {"libraries_bytes", device.libraries_bytes.value()},
-          {"matmul_bf16_flops_per_s", device.matmul_bf16_flops_per_s},
-          {"matmul_fp32_flops_per_s", device.matmul_fp32_flops_per_s},
-          {"peak_bf16_flops_per_s", device.peak_bf16_flops_per_s},
-          {"memory_bytes_per_s", device.memory_bytes_per_s},
-          {"launch_s", device.launch_s},
-          {"link_bytes_per_s", device.link_bytes_per_s},
-          {"link_latency_s", device.link_latency_s},
-          {"nccl_channels", device.nccl_channels}};
+  nlohmann::json json{{"name", device.name},
+                      {"kind", device.kind == DeviceKind::cpu ? "cpu" : "cuda"},
+                      {"source", fmt::format("profile {} as it was when this was written", device.name)},
+                      {"capacity_bytes", device.capacity_bytes.value()},
+                      {"context_bytes", device.context_bytes.value()},
+                      {"libraries_bytes", device.libraries_bytes.value()},
+                      {"matmul_bf16_flops_per_s", device.matmul_bf16_flops_per_s},
+                      {"matmul_fp32_flops_per_s", device.matmul_fp32_flops_per_s},
+                      {"peak_bf16_flops_per_s", device.peak_bf16_flops_per_s},
+                      {"memory_bytes_per_s", device.memory_bytes_per_s},
+                      {"launch_s", device.launch_s},
+                      {"link_bytes_per_s", device.link_bytes_per_s},
+                      {"link_latency_s", device.link_latency_s},
+                      {"nccl_channels", device.nccl_channels}};
+  if (device.attention_flops_per_s) json["attention_flops_per_s"] = *device.attention_flops_per_s;
+  if (device.host_link_bytes_per_s) json["host_link_bytes_per_s"] = *device.host_link_bytes_per_s;
+  return json;
 }
 
 Cluster cluster_from_json(const nlohmann::json& json, const std::string& file) { return read_cluster(JsonFields(json, file, "")); }

@@ -29,6 +29,8 @@ struct DeviceProfile {
   double link_bytes_per_s = 0;       ///< bus bandwidth of a collective inside a node (nccl-tests' busbw)
   double link_latency_s = 0;
   std::int64_t nccl_channels = 0;  ///< 0 on CPU: no NCCL buffers
+  std::optional<double> attention_flops_per_s;    ///< of a fused causal attention kernel, forward and backward together, at 4096 tokens
+  std::optional<double> host_link_bytes_per_s;    ///< between this device and pinned host memory, one direction
 
   friend bool operator==(const DeviceProfile&, const DeviceProfile&) = default;
 };

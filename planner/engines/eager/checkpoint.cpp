@@ -26,6 +26,12 @@ struct Frame {
 
 struct StopRecomputation {};
 
+/// What an output of a checkpointed function looks like.
+struct OutputKind {
+  Shape shape;
+  ScalarType type = ScalarType::fp32;
+};
+
 /// Runs the ops of forward again, in the autocast of forward.
 Tensors run_again(Context& context, const CheckpointFunction& function, const Tensors& arguments, bool autocast, ScalarType type) {
   Scoped grad(context.grad_enabled, true);
@@ -94,9 +100,11 @@ Tensors non_reentrant(Context& context, CheckpointFunction function, const Tenso
   return frame->function(arguments);
 }
 
-/// CheckpointFunction.backward
-void reentrant_formula(BackwardCall& call, const CheckpointFunction& function, bool autocast, ScalarType type) {
+/// CheckpointFunction.backward. torch hands a Function zeros for an output that got no gradient.
+void reentrant_formula(BackwardCall& call, const CheckpointFunction& function, bool autocast, ScalarType type, const std::vector<OutputKind>& kinds) {
   Context& context = *call.node.context;
+  for (std::size_t i = 0; i < kinds.size(); ++i)
+    if (!call.gradients[i].defined()) call.gradients[i] = empty(context, kinds[i].shape, kinds[i].type, "zeros for no gradient");
   Tensors inputs;
   for (std::size_t i = 0; i < call.node.edges.size(); ++i) {
     inputs.push_back(call.saved(static_cast<int>(i)).detach());
@@ -106,6 +114,12 @@ void reentrant_formula(BackwardCall& call, const CheckpointFunction& function, b
   backward(outputs, call.gradients);
   for (std::size_t i = 0; i < inputs.size(); ++i)
     if (call.needs(i)) call.results[i] = inputs[i].grad();
+}
+
+std::vector<OutputKind> kinds_of(const Tensors& outputs) {
+  std::vector<OutputKind> out;
+  for (const Tensor& output : outputs) out.push_back({.shape = output.shape().contiguous(), .type = output.type()});
+  return out;
 }
 
 Tensors reentrant(Context& context, CheckpointFunction function, const Tensors& arguments) {
@@ -119,8 +133,8 @@ Tensors reentrant(Context& context, CheckpointFunction function, const Tensors& 
   }
   if (!recording) return outputs;
   for (std::size_t i = 0; i < outputs.size(); ++i) recording.set_output(outputs[i], static_cast<int>(i));
-  recording->apply = [function = std::move(function), autocast = context.autocast.enabled, type = context.autocast.type](BackwardCall& call) {
-    reentrant_formula(call, function, autocast, type);
+  recording->apply = [function = std::move(function), autocast = context.autocast.enabled, type = context.autocast.type, kinds = kinds_of(outputs)](BackwardCall& call) {
+    reentrant_formula(call, function, autocast, type, kinds);
   };
   return outputs;
 }

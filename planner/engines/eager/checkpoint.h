@@ -5,12 +5,24 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 
 #include "planner/engines/eager/eager.h"
 
 namespace zeroplan::eager {
 
 enum class CheckpointMode : std::uint8_t { none, non_reentrant, reentrant, selective };
+
+/// Which blocks of a model are checkpointed, and how.
+struct BlockCheckpoints {
+  CheckpointMode mode = CheckpointMode::none;
+  std::int64_t every = 1;                    ///< of every so many blocks the last one (torchtitan's selective_ac_option)
+  std::optional<std::int64_t> first_blocks = std::nullopt;  ///< only among so many at the front (Megatron's recompute_method block, InternEvo's checkpoint fraction)
+
+  CheckpointMode of_block(std::int64_t block) const {
+    return (block + 1) % every == 0 && block < first_blocks.value_or(block + 1) ? mode : CheckpointMode::none;
+  }
+};
 
 using CheckpointFunction = std::function<Tensors(const Tensors& arguments)>;
 

@@ -42,6 +42,7 @@ Tensor new_scalar(Context& context, ScalarType type, const char* site) {
 Tensor converted(const Tensor& tensor, ScalarType type, const char* site, Category category) {
   if (tensor.type() == type) return tensor;
   Scoped in_category(tensor.context().category, category);
+  tensor.context().moves(tensor.elems() * (size_of(tensor.type()) + size_of(type)));
   return empty_like(tensor, type, site);
 }
 
@@ -53,7 +54,9 @@ Tensor flatten(const Tensors& tensors, const char* site, Category category) {
     rows.push_back(t.shape().is_contiguous() ? narrow(t, t.elems()) : empty(t.context(), Shape{t.elems()}, t.type(), "contiguous copy for flatten"));
   }
   if (rows.size() == 1) return rows[0];
-  return new_flat(rows[0].context(), elems_of(rows), rows[0].type(), site, category);
+  Tensor out = new_flat(rows[0].context(), elems_of(rows), rows[0].type(), site, category);
+  out.context().moves(2 * out.bytes());
+  return out;
 }
 
 /// runtime/utils.py: align_dense_tensors
@@ -66,6 +69,7 @@ Tensors align_dense_tensors(Tensors tensors, std::int64_t alignment) {
 /// A norm of a tensor in a wider type, of which a copy is made.
 Tensor norm_in(const Tensor& tensor, ScalarType type) {
   const Tensor wide = converted(tensor, type, "copy of a gradient for its norm", Category::scratch);
+  wide.context().moves(wide.bytes());
   return new_scalar(tensor.context(), type, "gradient norm");
 }
 
@@ -196,6 +200,7 @@ class DeepSpeedZeroOptimizer : public ZeroOptimizer {
   void reduce_ready_partitions_and_remove_grads(ZeroParam& p);
   void reduce_independent_p_g_buckets_and_remove_grads(ZeroParam& p);
   void reduce_ipg_grads();
+  void wait_for_producers();
   void average_tensor(const Tensor& tensor);
   std::vector<BucketSlice> slices_of_bucket(const Tensor& tensor);
   void allreduce_and_scatter(const std::vector<BucketSlice>& slices);
@@ -215,6 +220,10 @@ class DeepSpeedZeroOptimizer : public ZeroOptimizer {
   void reduce_gradients();
   void independent_gradient_partition_epilogue();
   void gather_averaged_gradients(Tensors& avg_new);
+  /// In place, to the earlier ones.
+  void add_all_grad_tensors(const Tensors& grads) {
+    for (const Tensor& grad : grads) context_.moves(3 * grad.bytes());
+  }
   Tensors get_all_grad_tensors() const;
   std::unique_ptr<AveragedGradients> get_flat_partition() const;
   std::int64_t elems_in_partition(const ZeroParam& p, const Owner& owner) const;
@@ -237,6 +246,11 @@ class DeepSpeedZeroOptimizer : public ZeroOptimizer {
   void unscale_and_clip_grads(const Tensor& total_norm);
   void step_offloaded(const Tensor& total_norm);
   void step_on_device(const Tensor& total_norm);
+  /// The trained partition is copied into the bit16 parameters.
+  void report_cast_of_partition() {
+    Scoped place(context_.place, fp32_partition_.storage().place);
+    context_.moves(partition_elems_ * (size_of(master_type_) + size_of(type_)));
+  }
   void free_grad_in_param_list(bool in_current_partition);
 
   Context& context_;
@@ -465,9 +479,13 @@ void DeepSpeedZeroOptimizer::reduce_independent_p_g_buckets_and_remove_grads(Zer
   assert(!p.already_reduced);
   if (contiguous_gradients_) {
     if (p.elems > options_.reduce_bucket_size) {
-      if (cpu_offload_) grad_reduc.set_data(view_of(new_flat(context_, p.elems, grad_reduc.type(), "clone of an oversized gradient", Category::gradients), p.shape));
+      if (cpu_offload_) {
+        context_.moves(2 * grad_reduc.bytes());
+        grad_reduc.set_data(view_of(new_flat(context_, p.elems, grad_reduc.type(), "clone of an oversized gradient", Category::gradients), p.shape));
+      }
       extra_large_param_to_reduce_ = &p;
     } else {
+      context_.moves(2 * grad_reduc.bytes());
       grad_reduc.set_data(view_of(bucket_.buffer[bucket_.index], p.shape));
     }
   }
@@ -500,9 +518,20 @@ void DeepSpeedZeroOptimizer::reduce_ipg_grads() {
   bucket_.clear();
 }
 
+/// A reduction begins when the bucket is filled, and backward goes on when the one before has ended.
+void DeepSpeedZeroOptimizer::wait_for_producers() {
+  if (!options_.overlap_comm) return;
+  const EventId reduced_before = context_.record_event();
+  context_.wait_stream(Stream::compute);
+  Scoped on_stream(context_.stream, Stream::compute);
+  context_.wait_event(reduced_before);
+}
+
 void DeepSpeedZeroOptimizer::average_tensor(const Tensor& tensor) {
+  wait_for_producers();
   if (!options_.reduce_scatter) return gradient_reduction_w_predivide(tensor);
   const std::vector<BucketSlice> slices = slices_of_bucket(tensor);
+  context_.moves(2 * tensor.bytes());  // div_ by the ranks
   if (options_.use_multi_rank_bucket_allreduce) allreduce_and_scatter(slices);
   else reduce_to_owners(slices);
 }
@@ -572,7 +601,11 @@ void DeepSpeedZeroOptimizer::allreduce_and_copy(const std::vector<BucketSlice>& 
   Tensors tensors;
   for (const BucketSlice& slice : bucket) tensors.push_back(slice.tensor);
   const Tensor allreduced = allreduce_bucket(tensors);
+  const bool to_one_rank = !options_.use_multi_rank_bucket_allreduce;
+  context_.collective({.kind = to_one_rank ? CollectiveKind::reduce : CollectiveKind::all_reduce, .payload_bytes = allreduced.bytes(), .ranks = world_ranks_});
   if (!keeps_result) return;
+  for (const BucketSlice& slice : bucket)
+    if (slice.rank == kThisRank && allreduced.storage().index != slice.tensor.storage().index) context_.moves(slice.elems * (size_of(allreduced.type()) + size_of(slice.tensor.type())));
   for (const BucketSlice& slice : bucket)
     if (slice.rank == kThisRank) add_to_grad_partition_buffer(slice.grad_partition_output, narrow(allreduced, slice.elems));
 }
@@ -580,6 +613,8 @@ void DeepSpeedZeroOptimizer::allreduce_and_copy(const std::vector<BucketSlice>& 
 void DeepSpeedZeroOptimizer::gradient_reduction_w_predivide(const Tensor& tensor) {
   if (tensor.elems() == 0) return;
   const Tensor reduced = converted(tensor, communication_type_, "copy in the dtype of communication", Category::communication_buffers);
+  context_.collective({.kind = CollectiveKind::all_reduce, .payload_bytes = reduced.bytes(), .ranks = world_ranks_});
+  if (reduced.type() != tensor.type()) context_.moves(reduced.bytes() + tensor.bytes());
   add_full_reduction_to_compact_grad_partition(reduced);
 }
 
@@ -596,7 +631,10 @@ void DeepSpeedZeroOptimizer::add_full_reduction_to_compact_grad_partition(const 
 void DeepSpeedZeroOptimizer::buffered_reduce_fallback() {
   if (bucket_.grads.empty()) return;
   if (options_.overlap_comm) clear_previous_reduced_grads();
+  wait_for_producers();
   const Tensor allreduced = allreduce_bucket(bucket_.grads);
+  context_.collective({.kind = CollectiveKind::all_reduce, .payload_bytes = allreduced.bytes(), .ranks = world_ranks_});
+  context_.moves(2 * allreduced.bytes());  // back into the gradients
   if (use_compact_grad_partition_buffer()) add_full_reduction_to_compact_grad_partition(allreduced);
 }
 
@@ -615,6 +653,7 @@ void DeepSpeedZeroOptimizer::copy_grads_in_partition(ZeroParam& p) {
     for (const ZeroParam* in_partition : params_in_partition_) total_elems += in_partition->elems;
     grads_in_partition_ = new_flat(context_, total_elems, type_, "grads_in_partition", Category::gradients);
   }
+  context_.moves(2 * gradient_for_reduction(p).bytes());
   gradient_for_reduction(p).set_data(view_of(grads_in_partition_, p.shape));
 }
 
@@ -623,7 +662,8 @@ void DeepSpeedZeroOptimizer::copy_grads_in_partition(ZeroParam& p) {
 void DeepSpeedZeroOptimizer::fill_param_grad_accum_attribute(ZeroParam& p) {
   if (!p.param.grad().defined()) return;
   Tensor wide = converted(p.param.grad(), gradient_accumulation_type_, "grad_accum", Category::gradients);
-  if (!p.grad_accum.defined()) p.grad_accum = std::move(wide);  // else added in place
+  if (!p.grad_accum.defined()) p.grad_accum = std::move(wide);
+  else context_.moves(3 * wide.bytes());  // added in place
   wide.reset();
   p.param.set_grad({});
 }
@@ -661,7 +701,11 @@ void DeepSpeedZeroOptimizer::after_backward() {
 void DeepSpeedZeroOptimizer::independent_gradient_partition_epilogue() {
   reduce_ipg_grads();
   for (const auto& p : group_) p->already_reduced = false;
-  if (options_.overlap_comm) clear_previous_reduced_grads();
+  if (options_.overlap_comm) {
+    Scoped on_stream(context_.stream, Stream::reduce);
+    context_.synchronize();
+    clear_previous_reduced_grads();
+  }
   Tensors avg_new;
   if (!cpu_offload_) gather_averaged_gradients(avg_new);
   release_ipg_buffers();
@@ -675,7 +719,7 @@ void DeepSpeedZeroOptimizer::gather_averaged_gradients(Tensors& avg_new) {
     return;
   }
   if (!all_grad_tensors_) all_grad_tensors_ = std::make_unique<Tensors>(get_all_grad_tensors());
-  else avg_new = get_all_grad_tensors();  // added in place to the earlier ones
+  else add_all_grad_tensors(avg_new = get_all_grad_tensors());
   if (!is_boundary_) return;
   averaged_gradients_ = get_flat_partition();
   all_grad_tensors_.reset();
@@ -752,6 +796,7 @@ Tensor DeepSpeedZeroOptimizer::compact_grad_partition_slice(std::int64_t rank, s
 void DeepSpeedZeroOptimizer::add_to_grad_partition_buffer(const Tensor& output, const Tensor& source) {
   if (!output.defined()) return;
   const Tensor wide = converted(source, output.type(), "reduced gradients in fp32", Category::gradients);
+  wide.context().moves(3 * wide.bytes());
 }
 
 // ---- offload
@@ -764,6 +809,7 @@ void DeepSpeedZeroOptimizer::copy_grads_in_partition_for_offload(ZeroParam& p) {
   const Tensor grad = gradient_for_reduction(p);
   p.norm = norm_in(narrow(grad, elems), ScalarType::fp64);
   const Tensor source = converted(narrow(grad, elems), master_type_, "fp32 copy of a gradient for the host", Category::gradients);
+  context_.copy_to_host(source.bytes());
   clear_grad_attribute(p);
 }
 
@@ -771,17 +817,27 @@ void DeepSpeedZeroOptimizer::copy_compact_grads_for_offload(ZeroParam& p) {
   if (!is_boundary_) return;
   const Tensor source = compact_grad_partition_slice(kThisRank, elems_in_partition(p, p.owners.front()));
   p.norm = norm_in(source, ScalarType::fp64);
+  context_.copy_to_host(source.bytes());
   clear_grad_attribute(p);
 }
 
 /// Whole gradients of earlier micro batches wait on the host; only there is memory asked for.
 void DeepSpeedZeroOptimizer::async_accumulate_grad_in_cpu_via_gpu(ZeroParam& p) {
+  const std::int64_t grad_bytes = p.elems * size_of(p.param.type());
+  if (micro_step_id_ > 0) {
+    context_.copy_to_device(grad_bytes);
+    context_.moves(3 * grad_bytes);
+  }
+  context_.copy_to_host(grad_bytes);
   if (p.accumulated_grad_in_cpu.defined()) return;
   Scoped place(context_.place, Place::host);
   p.accumulated_grad_in_cpu = new_flat(context_, p.elems, p.param.type(), "accumulated_grads_in_cpu", Category::gradients);
 }
 
 Tensor DeepSpeedZeroOptimizer::complete_grad_norm_calculation_for_cpu_offload() {
+  context_.synchronize();  // item() of each norm
+  context_.collective({.kind = CollectiveKind::all_reduce, .payload_bytes = size_of(ScalarType::fp32), .ranks = world_ranks_});
+  context_.synchronize();
   Scoped place(context_.place, Place::host);
   const Tensor total_dev_norm = new_scalar(context_, ScalarType::fp32, "gradient norm");
   return new_scalar(context_, ScalarType::fp32, "gradient norm");
@@ -794,6 +850,7 @@ Tensor DeepSpeedZeroOptimizer::get_grad_norm_direct() {
   for (std::size_t i = 0; i < averaged_gradients_->grads.size() && all_norms.size() < params_in_partition_.size(); ++i)
     if (!averaged_gradients_->zero_padding[i]) all_norms.push_back(norm_in(averaged_gradients_->grads[i], ScalarType::fp64));
   const Tensor sum = sum_of_squares(context_, all_norms, ScalarType::fp64);
+  context_.collective({.kind = CollectiveKind::all_reduce, .payload_bytes = size_of(ScalarType::fp64), .ranks = world_ranks_});
   mask_nan_or_inf_with_val_inplace(context_);
   return new_scalar(context_, ScalarType::fp32, "gradient norm");
 }
@@ -806,6 +863,10 @@ Tensor DeepSpeedZeroOptimizer::scaled_global_norm() {
 }
 
 void DeepSpeedZeroOptimizer::unscale_and_clip_grads(const Tensor& total_norm) {
+  {
+    Scoped place(context_.place, fp32_partition_.storage().place);
+    context_.moves(2 * fp32_partition_.bytes());
+  }
   if (options_.gradient_clipping == 0.0) return;
   Scoped place(context_.place, total_norm.storage().place);
   const Tensor clip = new_scalar(context_, ScalarType::fp32, "clip coefficient");
@@ -827,12 +888,15 @@ void DeepSpeedZeroOptimizer::step() {
   if (cpu_offload_) step_offloaded(scaled_global_grad_norm);
   else step_on_device(scaled_global_grad_norm);
   for (const auto& p : group_) p->norm.reset();
+  context_.collective({.kind = CollectiveKind::all_gather, .payload_bytes = bit16_flat_.bytes(), .ranks = world_ranks_});
   update_model_bit16_weights();
 }
 
 void DeepSpeedZeroOptimizer::step_offloaded(const Tensor& total_norm) {
   unscale_and_clip_grads(total_norm);
   optimizer_.step();
+  report_cast_of_partition();
+  context_.copy_to_device(partition_elems_ * size_of(type_));
   averaged_gradients_.reset();
 }
 
@@ -852,6 +916,7 @@ void DeepSpeedZeroOptimizer::step_on_device(const Tensor& total_norm) {
   unscale_and_clip_grads(total_norm);
   optimizer_.step();
   fp32_partition_.set_grad({});
+  report_cast_of_partition();
 }
 
 // ---- BF16_Optimizer -------------------------------------------------------------------------------------------------------------------------
@@ -874,6 +939,7 @@ class Bf16Optimizer : public ZeroOptimizer {
   Context& context_;
   AdamW& optimizer_;
   Zero12Options options_;
+  std::int64_t world_ranks_;
   Tensors bf16_group_;
   Tensor bf16_flat_;
   Tensor fp32_partition_;
@@ -882,7 +948,7 @@ class Bf16Optimizer : public ZeroOptimizer {
 
 /// _setup_for_real_optimizer
 Bf16Optimizer::Bf16Optimizer(Context& context, const Zero12Job& job, AdamW& optimizer)
-    : context_(context), optimizer_(optimizer), options_(job.zero), bf16_group_(optimizer.parameters()) {
+    : context_(context), optimizer_(optimizer), options_(job.zero), world_ranks_(job.world_ranks), bf16_group_(optimizer.parameters()) {
   bf16_flat_ = flatten(align_dense_tensors(bf16_group_, kNcclStartAlignmentFactor * job.world_ranks), "flat buffer of the parameters", Category::parameters).detach();
   for (const Tensor& p : bf16_group_) p.set_data(view_of(bf16_flat_, p.shape()));
   const std::int64_t partition_elems = bf16_flat_.elems() / job.world_ranks;
@@ -904,11 +970,15 @@ Bf16Optimizer::Bf16Optimizer(Context& context, const Zero12Job& job, AdamW& opti
 void Bf16Optimizer::update_hp_grad(const Tensor& lp) {
   if (!lp.grad().defined()) return;
   const Tensor wide = converted(lp.grad(), ScalarType::fp32, "fp32 copy of a gradient", Category::gradients);
+  context_.moves(3 * wide.bytes());
 }
 
 /// engine.py: buffered_allreduce_fallback over the one flat fp32 tensor. It is reduced at once, whatever its size, as a copy in the dtype of communication.
 void Bf16Optimizer::allreduce_hp_grads() {
   const Tensor tensor_to_allreduce = converted(fp32_gradients_flat_, options_.communication_data_type.value_or(ScalarType::bf16), "copy in the dtype of communication", Category::communication_buffers);
+  context_.moves(2 * tensor_to_allreduce.bytes());  // divided by the ranks
+  context_.collective({.kind = CollectiveKind::all_reduce, .payload_bytes = tensor_to_allreduce.bytes(), .ranks = world_ranks_});
+  if (tensor_to_allreduce.type() != fp32_gradients_flat_.type()) context_.moves(tensor_to_allreduce.bytes() + fp32_gradients_flat_.bytes());
 }
 
 void Bf16Optimizer::after_backward() {
@@ -932,7 +1002,12 @@ void Bf16Optimizer::step() {
   const Tensor all_groups_norm = global_norm_of_gradients();
   global_grad_norm_ = all_groups_norm;
   fp32_partition_.set_grad(fp32_gradients_flat_);
+  context_.moves(fp32_gradients_flat_.bytes());      // the norms
+  context_.moves(2 * fp32_gradients_flat_.bytes());  // clipped
   optimizer_.step();
+  context_.moves(fp32_partition_.bytes() + fp32_partition_.elems() * size_of(ScalarType::bf16));
+  context_.collective({.kind = CollectiveKind::all_gather, .payload_bytes = bf16_flat_.bytes(), .ranks = world_ranks_});
+  context_.moves(fp32_gradients_flat_.bytes());  // zeros
 }
 
 void Bf16Optimizer::zero_grad() {

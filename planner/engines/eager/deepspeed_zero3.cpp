@@ -87,10 +87,16 @@ class Stage3Optimizer {
   Tensors avg_scatter_contiguous_grads();
   Tensors avg_scatter_grads();
   Tensors reduce_scatter_coalesced(const Tensors& gradients);
+  void report_partition_kept(std::int64_t bytes);
   void partition_grads(const Tensors& grad_partitions);
   void offload_grad_partition_at_boundary(ZeroParam& param, const Tensor& grad_buffer);
 
   // step
+  /// A copy in the norm's dtype, and the norm of it.
+  void report_norm(std::int64_t elems, ScalarType type) {
+    context_.moves(elems * (size_of(type) + size_of(kNormType)));
+    context_.moves(elems * size_of(kNormType));
+  }
   Tensor constant_buffered_norm2(const Tensor& gradient);
   void check_overflow();
   Tensor get_grad_norm_direct(const SubGroup& group);
@@ -99,6 +105,7 @@ class Stage3Optimizer {
   void prepare_fp32_grad(SubGroup& group);
   void unscale_and_clip_grads(const Tensor& total_norm);
   void optimizer_step(SubGroup& group);
+  void reassign_partitioned_parameters(const SubGroup& group);
 
   Place optimizer_place() const { return job_.offload_optimizer ? Place::host : Place::device; }
   ScalarType communication_type() const { return job_.communication_type.value_or(job_.model.type); }
@@ -250,7 +257,12 @@ void Stage3Optimizer::reduce_ready_partitions_and_remove_grads(ZeroParam& param)
 
 void Stage3Optimizer::add_grad_to_ipg_bucket(ZeroParam& param) {
   const Tensor& gradient = param.param.grad();
-  if (job_.contiguous_gradients && bucket_.elems + gradient.elems() <= job_.reduce_bucket_elems) gradient.set_data(alias(bucket_.buffer, gradient.shape()));
+  Scoped stream(context_.stream, Stream::reduce);
+  context_.wait_stream(Stream::compute);
+  if (job_.contiguous_gradients && bucket_.elems + gradient.elems() <= job_.reduce_bucket_elems) {
+    context_.moves(2 * gradient.bytes());
+    gradient.set_data(alias(bucket_.buffer, gradient.shape()));
+  }
   bucket_.params.push_back(&param);
   bucket_.elems += gradient.elems();
 }
@@ -270,6 +282,8 @@ void Stage3Optimizer::reduce_and_partition_ipg_grads() {
 Tensors Stage3Optimizer::avg_scatter_contiguous_grads() {
   Tensor buffer_to_reduce = narrow(bucket_.buffer, bucket_.elems);
   if (job_.ranks != 1) buffer_to_reduce = empty(context_, Shape{bucket_.elems}, buffer_to_reduce.type(), "__avg_scatter_contiguous_grads mul");
+  context_.moves(2 * buffer_to_reduce.bytes());  // divided by the ranks
+  context_.collective({.kind = CollectiveKind::all_reduce, .payload_bytes = buffer_to_reduce.bytes(), .ranks = job_.ranks});
   if (communication_type() != accumulation_type()) buffer_to_reduce = cast(buffer_to_reduce, accumulation_type());
   Tensors partitions;
   for (const ZeroParam* param : bucket_.params) {
@@ -303,10 +317,23 @@ Tensors Stage3Optimizer::reduce_scatter_coalesced(const Tensors& gradients) {
         elems += chunk;
       }
     buffer = empty(context_, Shape{elems}, type, "reduce_scatter_coalesced cat");
+    context_.moves(2 * buffer.bytes());
   }
+  context_.moves(2 * buffer.bytes());  // divided by the ranks
+  context_.collective({.kind = CollectiveKind::reduce_scatter, .payload_bytes = buffer.bytes(), .ranks = job_.ranks});
   Tensors partitions;
   for (const Tensor& gradient : gradients) partitions.push_back(narrow(buffer, std::min(gradient.elems(), (gradient.elems() + job_.ranks - 1) / job_.ranks)));
   return partitions;
+}
+
+/// A partition is copied into grad_partitions_flat_buffer, or added to what lies there. Offloaded, it comes back to the device either way.
+void Stage3Optimizer::report_partition_kept(std::int64_t bytes) {
+  const bool accumulates = micro_step_id_ > 0;
+  if (accumulates) context_.moves(3 * bytes);
+  if (!accumulates && !job_.offload_optimizer) context_.moves(2 * bytes);
+  if (!job_.offload_optimizer) return;
+  context_.copy_to_device(bytes);
+  context_.copy_to_host(bytes);
 }
 
 void Stage3Optimizer::partition_grads(const Tensors& grad_partitions) {
@@ -314,6 +341,7 @@ void Stage3Optimizer::partition_grads(const Tensors& grad_partitions) {
     ZeroParam& param = *bucket_.params[i];
     const Tensor& grad_partition = grad_partitions[i];
     Tensor grad_buffer;  // on the device
+    report_partition_kept(grad_partition.elems() * size_of(accumulation_type()));
     if (job_.offload_optimizer) grad_buffer = empty(context_, Shape{grad_partition.elems()}, accumulation_type(), "partition_grads grad_buffer");
     if (micro_step_id_ > 0 && grad_partition.type() != accumulation_type()) cast(grad_partition, accumulation_type());
     if (job_.offload_optimizer && at_boundary_) offload_grad_partition_at_boundary(param, grad_buffer);
@@ -326,6 +354,7 @@ Tensor Stage3Optimizer::constant_buffered_norm2(const Tensor& gradient) {
   Tensor norm;
   for (std::int64_t start = 0; start < gradient.elems(); start += kBufferElems) {
     Tensor part = empty(context_, Shape{std::min(kBufferElems, gradient.elems() - start)}, kNormType, "_constant_buffered_norm2");
+    report_norm(part.elems(), gradient.type());
     Tensor length = scalar(context_, kNormType, Place::device, "gradient norm");
     part.reset();
     const Tensor square = scalar(context_, kNormType, Place::device, "gradient norm");
@@ -337,11 +366,16 @@ Tensor Stage3Optimizer::constant_buffered_norm2(const Tensor& gradient) {
 
 void Stage3Optimizer::offload_grad_partition_at_boundary(ZeroParam& param, const Tensor& grad_buffer) {
   norm_for_param_grads_[&param] = constant_buffered_norm2(grad_buffer);
-  const Tensor as_fp32 = to(grad_buffer, ScalarType::fp32);  // then copied to the host
+  const Tensor as_fp32 = to(grad_buffer, ScalarType::fp32);
+  context_.copy_to_host(as_fp32.bytes());
 }
 
 void Stage3Optimizer::backward_epilogue() {
   reduce_and_partition_ipg_grads();
+  {
+    Scoped stream(context_.stream, Stream::reduce);
+    context_.synchronize();
+  }
   epilogue_ran_ = true;
   coordinator_.release_backward_leftovers();
 }
@@ -362,8 +396,10 @@ Tensor Stage3Optimizer::get_grad_norm_direct(const SubGroup& group) {
   Tensors grad_norms;
   for (const ZeroParam* param : group.params) {
     const Tensor converted = empty(context_, Shape{param->partition_numel}, kNormType, "get_grad_norm_direct");
+    report_norm(param->partition_numel, accumulation_type());
     grad_norms.push_back(scalar(context_, kNormType, Place::device, "gradient norm"));
   }
+  context_.collective({.kind = CollectiveKind::all_reduce, .payload_bytes = size_of(kNormType), .ranks = job_.ranks});
   const std::int64_t count = static_cast<std::int64_t>(grad_norms.size());
   Tensor stacked = empty(context_, Shape{count}, kNormType, "gradient norms");
   Tensor powers = empty(context_, Shape{count}, kNormType, "gradient norms");
@@ -381,6 +417,9 @@ Tensor Stage3Optimizer::get_grad_norm_direct(const SubGroup& group) {
 }
 
 Tensor Stage3Optimizer::complete_grad_norm_calculation_for_cpu_offload(const SubGroup& group) {
+  context_.synchronize();  // float(total_norm)
+  context_.collective({.kind = CollectiveKind::all_reduce, .payload_bytes = size_of(ScalarType::fp32), .ranks = job_.ranks});
+  context_.synchronize();
   Tensor total;
   for (std::size_t i = 0; i < group.params.size(); ++i) {
     const Tensor square = scalar(context_, kNormType, Place::device, "gradient norm");
@@ -432,8 +471,12 @@ Tensor Stage3Optimizer::combine_grad_norm_groups(const Tensors& norms) {
 void Stage3Optimizer::prepare_fp32_grad(SubGroup& group) {
   Scoped category(context_.category, Category::gradients);
   Tensor flattened;  // _flatten_dense_tensors: a view of a single one
-  if (group.params.size() > 1) flattened = empty(context_, Shape{group.elems}, accumulation_type(), "_prepare_fp32_grad_for_sub_group flatten");
-  else flattened = narrow(grad_partitions_flat_buffer_, group.elems);
+  if (group.params.size() > 1) {
+    flattened = empty(context_, Shape{group.elems}, accumulation_type(), "_prepare_fp32_grad_for_sub_group flatten");
+    context_.moves(2 * flattened.bytes());
+  } else {
+    flattened = narrow(grad_partitions_flat_buffer_, group.elems);
+  }
   group.fp32.set_grad(to(flattened, ScalarType::fp32));
 }
 
@@ -451,8 +494,24 @@ void Stage3Optimizer::unscale_and_clip_grads(const Tensor& total_norm) {
 }
 
 void Stage3Optimizer::optimizer_step(SubGroup& group) {
+  {
+    Scoped place(context_.place, optimizer_place());
+    context_.moves(2 * group.fp32.bytes());  // unscaled and clipped
+  }
   group.optimizer->step();
+  reassign_partitioned_parameters(group);
   if (!job_.offload_optimizer) group.fp32.set_grad({});
+}
+
+/// The master weights are cast where they are, then copied to where the parameters are.
+void Stage3Optimizer::reassign_partitioned_parameters(const SubGroup& group) {
+  {
+    Scoped place(context_.place, optimizer_place());
+    context_.moves(group.fp32.bytes() + group.fp16.bytes());
+  }
+  if (optimizer_place() == group.fp16.storage().place) return;
+  context_.copy_to_device(group.fp16.bytes());
+  context_.synchronize();
 }
 
 void Stage3Optimizer::step() {

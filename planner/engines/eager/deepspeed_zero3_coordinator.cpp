@@ -120,6 +120,7 @@ void PartitionedParameterCoordinator::fetch_sub_module(SubModule& module, bool f
   if (!forward && !contains(active_backward_, &module)) active_backward_.push_back(&module);
   all_gather_params(module.params);
   make_available(module, forward);
+  context_.wait_stream(Stream::gather);
   if (trace_mode_ == TraceMode::complete) {
     discard_from_queue(module);
     if (fetching_.prefetch_bucket_elems > 0) prefetch();

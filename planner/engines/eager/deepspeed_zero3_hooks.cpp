@@ -5,6 +5,8 @@
 #include <cstring>
 #include <utility>
 
+#include "planner/engines/eager/ops.h"
+
 namespace zeroplan::eager {
 
 namespace {
@@ -162,9 +164,10 @@ void Zero3Hooks::hook_root(CausalLm& model, bool lora) {
 // ---- LinearFunctionForZeroStage3 --------------------------------------------------------------------------------------------------------
 
 namespace {
-Tensor matrix_product(Context& context, std::int64_t rows, std::int64_t columns, ScalarType type, const char* site) {
+Tensor matrix_product(Context& context, const ProductSize& size, ScalarType type, const char* site) {
   context.begin_op("mm");
-  return empty(context, Shape{rows, columns}, type, site);
+  report_product(context, size, type);
+  return empty(context, Shape{size.rows, size.columns}, type, site);
 }
 
 Shape with_last(const Shape& shape, std::int64_t last) {
@@ -174,7 +177,11 @@ Shape with_last(const Shape& shape, std::int64_t last) {
 }
 
 /// reshape(-1, last): a copy where the tensor is not contiguous.
-Tensor as_rows(const Tensor& x) { return x.shape().is_contiguous() ? x : empty(x.context(), x.shape().contiguous(), x.type(), "clone"); }
+Tensor as_rows(const Tensor& x) {
+  if (x.shape().is_contiguous()) return x;
+  x.context().moves(2 * x.bytes());
+  return empty(x.context(), x.shape().contiguous(), x.type(), "clone");
+}
 
 void linear_formula(BackwardCall& call, ZeroInit& init) {
   Context& context = *call.node.context;
@@ -187,13 +194,13 @@ void linear_formula(BackwardCall& call, ZeroInit& init) {
   const std::int64_t in = input.size(-1), out = gradient.size(-1), rows = input.elems() / in;
   if (call.needs(0)) {
     const Tensor folded = as_rows(gradient);
-    call.results[0] = alias(matrix_product(context, rows, in, gradient.type(), "linear input gradient"), with_last(input.shape(), in));
+    call.results[0] = alias(matrix_product(context, {.rows = rows, .inner = out, .columns = in}, gradient.type(), "linear input gradient"), with_last(input.shape(), in));
   }
   if (call.needs(1)) {
     const Tensor left = as_rows(gradient), right = as_rows(input);
-    call.results[1] = matrix_product(context, out, in, gradient.type(), "linear weight gradient");
+    call.results[1] = matrix_product(context, {.rows = out, .inner = rows, .columns = in}, gradient.type(), "linear weight gradient");
   }
-  if (call.needs(2)) call.results[2] = empty(context, Shape{out}, gradient.type(), "sum");
+  if (call.needs(2)) call.results[2] = sum_to(gradient, Shape{out});
   if (was_partitioned) init.free_param(*param);
 }
 }  // namespace
@@ -205,7 +212,7 @@ Tensor zero3_linear(ZeroInit& init, const Tensor& input, const Tensor& weight, c
   {
     const Tensor folded = as_rows(input);
     const std::int64_t rows = input.elems() / input.size(-1), out = weight.size(0);
-    output = alias(matrix_product(context, rows, out, input.type(), "linear"), with_last(input.shape(), out));
+    output = alias(matrix_product(context, {.rows = rows, .inner = input.size(-1), .columns = out}, input.type(), "linear"), with_last(input.shape(), out));
   }
   if (recording) {
     recording->save(input);

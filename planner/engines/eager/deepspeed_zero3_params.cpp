@@ -59,8 +59,13 @@ void ZeroInit::free_param(ZeroParam& param) {
 Tensor ZeroInit::on_device(const Tensor& partition) const {
   if (partition.storage().place == Place::device) return partition;
   Scoped category(context_.category, Category::communication_buffers);
+  context_.copy_to_device(partition.bytes());
   Scoped stream(context_.stream, Stream::h2d);
   return empty_like(partition, "partition copied to the device");
+}
+
+Collective ZeroInit::gather_of(std::int64_t partition_elems, ScalarType type) const {
+  return {.kind = CollectiveKind::all_gather, .payload_bytes = partition_elems * ranks_ * size_of(type), .ranks = ranks_};
 }
 
 void ZeroInit::gather_into(ZeroParam& param, const char* site) {
@@ -90,11 +95,13 @@ void ZeroInit::all_gather(const std::vector<ZeroParam*>& params) {
   if (coalesced)
     for (const ZeroParam* p : wanted) sent.push_back(on_device(p->ds_tensor));
   for (ZeroParam* p : wanted) {
+    context_.collective(gather_of(p->partition_numel, p->ds_tensor.type()));
     if (coalesced) p->param.set_data(alias(gather_buffer(context_, Shape{p->partition_numel * ranks_}, p->ds_tensor.type(), "_allgather_params_coalesced"), p->ds_shape));
     else if (gathers_in_place_) gather_into(*p, "_allgather_params_sequential");
     else gather_and_copy(*p);
     p->ds_status = ZeroParamStatus::available;
   }
+  if (coalesced) context_.synchronize();
 }
 
 /// _no_gather_coalesced: one rank uses its partition as it is.
@@ -108,7 +115,10 @@ Tensor ZeroInit::gather_flat(const std::vector<ZeroParam*>& params) {
   for (const ZeroParam* p : params) partition_elems += p->partition_numel;
   Tensor flat = gather_buffer(context_, Shape{partition_elems * ranks_}, params[0]->ds_tensor.type(), "_all_gather_dtype flat buffer");
   Tensors sent;
-  for (const ZeroParam* p : params) sent.push_back(on_device(p->ds_tensor));
+  for (const ZeroParam* p : params) {
+    sent.push_back(on_device(p->ds_tensor));
+    if (remote_ == Place::device) context_.moves(2 * p->ds_tensor.bytes());  // into its place in the flat buffer
+  }
   return flat;
 }
 
@@ -123,15 +133,28 @@ void ZeroInit::gather_by_all_reduce(const std::vector<ZeroParam*>& params) {
 std::shared_ptr<AllGatherHandle> ZeroInit::all_gather_coalesced(std::vector<ZeroParam*> params) {
   auto handle = std::make_shared<AllGatherHandle>();
   std::sort(params.begin(), params.end(), [](const ZeroParam* a, const ZeroParam* b) { return a->ds_id < b->ds_id; });
-  for (ZeroParam* p : params) p->ds_status = ZeroParamStatus::inflight;
+  std::int64_t partition_elems = 0;
+  for (ZeroParam* p : params) {
+    p->ds_status = ZeroParamStatus::inflight;
+    partition_elems += p->partition_numel;
+  }
+  Scoped stream(context_.stream, Stream::gather);
+  Collective collective = gather_of(partition_elems, params[0]->ds_tensor.type());
   if (ranks_ == 1) {
     no_gather(params);
   } else if (sequential_ || params.size() == 1) {
-    for (ZeroParam* p : params) gather_into(*p, "_all_gather_sequential");
+    for (ZeroParam* p : params) {
+      gather_into(*p, "_all_gather_sequential");
+      handle->gathered = context_.collective_async(gather_of(p->partition_numel, p->ds_tensor.type()));
+    }
   } else if (by_all_reduce_) {
     gather_by_all_reduce(params);
+    context_.moves(collective.payload_bytes);  // zeros, into which this rank's parts are copied
+    collective.kind = CollectiveKind::all_reduce;
+    handle->gathered = context_.collective_async(collective);
   } else {
     handle->flat = gather_flat(params);
+    handle->gathered = context_.collective_async(collective);
   }
   handle->params = std::move(params);
   return handle;
@@ -139,7 +162,10 @@ std::shared_ptr<AllGatherHandle> ZeroInit::all_gather_coalesced(std::vector<Zero
 
 void ZeroInit::wait(AllGatherHandle& handle) {
   if (handle.complete) return;
+  Scoped stream(context_.stream, Stream::gather);
+  context_.wait_event(handle.gathered);
   for (ZeroParam* p : handle.params) {
+    if (handle.flat.defined()) context_.moves(2 * p->ds_numel * size_of(p->ds_tensor.type()));
     if (handle.flat.defined()) p->param.set_data(gather_buffer(context_, p->ds_shape, p->ds_tensor.type(), "AllGatherCoalescedHandle cat"));
     p->ds_status = ZeroParamStatus::available;
   }

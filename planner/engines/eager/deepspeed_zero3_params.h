@@ -57,6 +57,7 @@ struct ZeroParam;
 struct AllGatherHandle {
   std::vector<ZeroParam*> params;
   Tensor flat;  ///< undefined: gathered in place
+  EventId gathered = 0;
   bool complete = false;
 };
 
@@ -100,6 +101,7 @@ class ZeroInit {
 
  private:
   Tensor on_device(const Tensor& partition) const;
+  Collective gather_of(std::int64_t partition_elems, ScalarType type) const;
   void gather_into(ZeroParam& param, const char* site);
   void gather_and_copy(ZeroParam& param);
   void no_gather(const std::vector<ZeroParam*>& params);

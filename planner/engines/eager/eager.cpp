@@ -272,8 +272,11 @@ void accumulate(BackwardCall& call) {
       variable.grad = gradient.detach();
     } else {
       variable.grad = empty(context, variable.shape.is_dense() ? variable.shape : variable.shape.contiguous(), gradient.type(), "clone of a gradient");
+      context.moves(2 * gradient.bytes());
     }
-  }  // else added in place: nothing is allocated
+  } else {  // added in place: nothing is allocated
+    context.moves(gradient.bytes() + 2 * variable.grad.bytes());
+  }
   gradient.reset();
   if (!variable.leaf_hooks) return;
   for (std::size_t i = 0; i < variable.leaf_hooks->second.size(); ++i) variable.leaf_hooks->second[i](call.node.leaf);
@@ -382,7 +385,9 @@ void GraphTask::add(Node& node, int input, Tensor gradient) {
     return;
   }
   const bool in_place = !context_.out_of_place_accumulation && old.get()->references == 1 && old.storage_references() == 1 && old.shape().is_dense();
-  if (!in_place) {
+  if (in_place) {
+    context_.moves(2 * old.bytes() + gradient.bytes());
+  } else {
     Scoped where(context_.where, node.where);
     context_.begin_op("accumulate");
     old = elementwise("add.Tensor", old.type(), {&old, &gradient});

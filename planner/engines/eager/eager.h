@@ -323,6 +323,44 @@ class Context {
   /// Names the op that runs now.
   void begin_op(const char* name) { recorder.begin_op({.name = name, .stream = stream, .where = where, .backward = in_backward}); }
 
+  // What takes time (work.h), all on `stream`; kernels run where `place` says.
+  /// A kernel that reads and writes so many bytes.
+  void moves(std::int64_t bytes) { recorder.work({.kind = kernel_kind(), .stream = stream, .bytes = bytes}); }
+  /// A kernel with arithmetic that counts.
+  void computes(Arithmetic arithmetic, std::int64_t flops, std::int64_t moved_bytes) {
+    recorder.work({.kind = kernel_kind(), .stream = stream, .arithmetic = arithmetic, .count = flops, .bytes = moved_bytes});
+  }
+  /// Nothing where the group is one rank.
+  void collective(const Collective& c) {
+    if (c.ranks <= 1) return;
+    recorder.work({.kind = Activity::Kind::collective, .stream = stream, .collective = c.kind, .ranks = static_cast<std::int32_t>(c.ranks),
+                   .stride = static_cast<std::int32_t>(c.stride), .bytes = c.payload_bytes});
+  }
+  /// async_op=True: the stream goes on at once; wait_event(the result) is work.wait().
+  EventId collective_async(const Collective& c) {
+    if (c.ranks <= 1) return 0;
+    const EventId event = recorder.next_event();
+    recorder.work({.kind = Activity::Kind::collective, .stream = stream, .collective = c.kind, .event = event, .ranks = static_cast<std::int32_t>(c.ranks),
+                   .stride = static_cast<std::int32_t>(c.stride), .bytes = c.payload_bytes});
+    return event;
+  }
+  void copy_to_device(std::int64_t bytes) { recorder.work({.kind = Activity::Kind::copy_to_device, .stream = stream, .bytes = bytes}); }
+  void copy_to_host(std::int64_t bytes) { recorder.work({.kind = Activity::Kind::copy_to_host, .stream = stream, .bytes = bytes}); }
+  /// AdamW on the CPU.
+  void update_on_host(std::int64_t elems) { recorder.work({.kind = Activity::Kind::host_update, .stream = stream, .count = elems}); }
+  /// stream.record_event()
+  EventId record_event() {
+    const EventId event = recorder.next_event();
+    recorder.work({.kind = Activity::Kind::record, .stream = stream, .event = event});
+    return event;
+  }
+  /// stream.wait_event(event)
+  void wait_event(EventId event) { recorder.work({.kind = Activity::Kind::wait, .stream = stream, .event = event}); }
+  /// stream.wait_stream(other): for all that was issued to it so far.
+  void wait_stream(Stream other);
+  /// The host waits for `stream`: item(), stream.synchronize().
+  void synchronize() { recorder.work({.kind = Activity::Kind::synchronize, .stream = stream}); }
+
   std::vector<std::function<void()>> callbacks;
   int backward_depth = 0;
   std::uint64_t backward_id = 0;       ///< id of the backward that runs (a nested one has its own); 0: none
@@ -331,6 +369,8 @@ class Context {
   bool destroying = false;
 
  private:
+  Activity::Kind kernel_kind() const { return place == Place::device ? Activity::Kind::kernel : Activity::Kind::host_kernel; }
+
   std::uint64_t sequence_ = 0;
 };
 
@@ -348,6 +388,14 @@ class Scoped {
   T& place_;
   T old_;
 };
+
+inline void Context::wait_stream(Stream other) {
+  if (other == stream) return;
+  Scoped there(stream, other);
+  const EventId event = record_event();
+  Scoped back(stream, there.old());
+  wait_event(event);
+}
 
 /// `with torch.autocast(...)`. Leaving the outermost one drops the cache.
 class AutocastScope {

@@ -23,6 +23,7 @@ enum class TrainingState : std::uint8_t { forward, pre_backward, post_backward, 
 struct FsdpOptions {
   std::int64_t shard_ranks = 1;
   bool hybrid = false;           ///< HSDP: a second mesh axis replicates
+  std::int64_t copies = 1;       ///< ranks of that axis
   bool has_divide_factor = false;  ///< set_gradient_divide_factor was called
   ScalarType param_type = ScalarType::bf16;
   ScalarType reduce_type = ScalarType::fp32;
@@ -115,7 +116,9 @@ class FsdpState;
 /// FSDPCommContext and FSDPStateContext.
 struct FsdpContext {
   Tensor all_gather_state;             ///< the last all-gather's output, in forward
+  EventId all_gather_copied = 0;       ///< its copy-out, for which the next gather but one waits
   Tensor reduce_scatter_state;         ///< the last reduce-scatter's input
+  EventId reduce_scattered = 0;        ///< the end of it
   std::vector<FsdpParamGroup*> post_forward_order;
   std::vector<std::unique_ptr<FsdpState>> all_states;  ///< as named_modules() meets them, the root first
   FsdpState* iter_forward_root = nullptr;
@@ -138,6 +141,8 @@ class FsdpParamGroup {
   void unshard();
   void wait_for_unshard();
   void copy_without_gather();
+  Tensor cast_of(const Tensor& shard);
+  void copy_out();
   void reshard();
   void register_post_backward_hook(Arguments& arguments);
   void backward_prefetch();
@@ -154,6 +159,8 @@ class FsdpParamGroup {
   bool unsharded_ = false;
   bool gather_pending_ = false;
   Tensor all_gather_result_;
+  EventId gathered_ = 0;   ///< end of the all-gather
+  EventId reduced_ = 0;    ///< post_reduce_event
   Tensor all_reduce_state_;
   std::vector<std::size_t> post_forward_indices_;
 };
@@ -170,8 +177,17 @@ Tensor FsdpParamGroup::foreach_all_gather() {
   std::int64_t input_elems = 0;
   for (const FsdpParam& param : params_) input_elems += param.sharded_param_data.elems();
   Tensor flat_copy_input;
-  if (options_.param_type != orig_type_) flat_copy_input = buffer(context_, input_elems, options_.param_type, "FSDP all-gather input", Category::communication_buffers, Stream::gather);
-  return buffer(context_, input_elems * options_.shard_ranks, options_.param_type, "FSDP all-gather output", Category::communication_buffers, Stream::gather);
+  Scoped on_stream(context_.stream, Stream::gather);
+  const std::int64_t input_bytes = input_elems * size_of(options_.param_type);
+  if (options_.param_type != orig_type_) {
+    flat_copy_input = buffer(context_, input_elems, options_.param_type, "FSDP all-gather input", Category::communication_buffers, Stream::gather);
+    context_.moves(input_elems * size_of(orig_type_) + input_bytes);
+  }
+  Tensor output = buffer(context_, input_elems * options_.shard_ranks, options_.param_type, "FSDP all-gather output", Category::communication_buffers, Stream::gather);
+  context_.moves(2 * input_bytes);  // all_gather_copy_in
+  context_.collective({.kind = CollectiveKind::all_gather, .payload_bytes = output.bytes(), .ranks = options_.shard_ranks});
+  gathered_ = context_.record_event();
+  return output;
 }
 
 void FsdpParamGroup::unshard() {
@@ -180,12 +196,33 @@ void FsdpParamGroup::unshard() {
   if (options_.shard_ranks > 1) all_gather_result_ = foreach_all_gather();
 }
 
+Tensor FsdpParamGroup::cast_of(const Tensor& shard) {
+  context_.moves(shard.elems() * (size_of(orig_type_) + size_of(options_.param_type)));
+  return buffer(context_, shard.elems(), options_.param_type, "FSDP all-gather input", Category::communication_buffers, Stream::compute);
+}
+
+/// split_with_sizes_copy, after the all-gather.
+void FsdpParamGroup::copy_out() {
+  context_.wait_event(gathered_);
+  std::int64_t bytes = 0;
+  for (FsdpParam& param : params_) {
+    param.init_all_gather_outputs(options_.shard_ranks, options_.param_type);
+    bytes += param.all_gather_output.bytes();
+  }
+  context_.moves(2 * bytes);
+  const EventId copied = context_.record_event();
+  Scoped on_stream(context_.stream, Stream::gather);
+  if (training_state == TrainingState::forward) context_.wait_event(std::exchange(shared_.all_gather_copied, copied));  // lets this copy-out overlap the next gather
+  else context_.wait_event(copied);
+}
+
 /// wait_for_unshard in a group of one rank. The last cast lives until the function returns.
 void FsdpParamGroup::copy_without_gather() {
   Tensor all_gather_input;
   for (FsdpParam& param : params_) {
     Tensor input = param.sharded_param_data;
-    if (options_.param_type != orig_type_) input = buffer(context_, input.elems(), options_.param_type, "FSDP all-gather input", Category::communication_buffers, Stream::compute);
+    if (options_.param_type != orig_type_) input = cast_of(input);
+    context_.moves(2 * input.bytes());
     all_gather_input = std::move(input);
     param.init_all_gather_outputs(1, options_.param_type);
   }
@@ -197,8 +234,7 @@ void FsdpParamGroup::wait_for_unshard() {
   Tensor previous;  // dropped by the shared state before the copy-out, but the name lives until the function returns
   if (training_state == TrainingState::forward) previous = std::exchange(shared_.all_gather_state, Tensor());
   if (options_.shard_ranks == 1) copy_without_gather();
-  else
-    for (FsdpParam& param : params_) param.init_all_gather_outputs(options_.shard_ranks, options_.param_type);
+  else copy_out();
   for (FsdpParam& param : params_) param.init_unsharded_param();
   if (!unsharded_)
     for (FsdpParam& param : params_) param.to_unsharded();
@@ -271,6 +307,7 @@ void FsdpParamGroup::post_backward() {
   }
   reshard();
   if (params_with_grad.empty()) return;
+  context_.wait_event(shared_.reduce_scattered);
   shared_.reduce_scatter_state.reset();
   all_reduce_state_.reset();
   foreach_reduce(params_with_grad, unsharded_grads);
@@ -282,26 +319,45 @@ void FsdpParamGroup::foreach_reduce(std::vector<FsdpParam*>& params, Tensors& un
   Tensor unsharded_grad;  // the loop over the gradients leaves its variable bound to the last one until the function returns
   if (options_.shard_ranks > 1) unsharded_grad = unsharded_grads.back();
   std::int64_t input_elems = 0;
-  for (const Tensor& grad : unsharded_grads) input_elems += padded_to(grad.shape(), options_.shard_ranks).elems();
+  std::int64_t gradient_bytes = 0;
+  for (const Tensor& grad : unsharded_grads) {
+    input_elems += padded_to(grad.shape(), options_.shard_ranks).elems();
+    gradient_bytes += grad.bytes();
+  }
   const Tensor input = buffer(context_, input_elems, options_.reduce_type, "FSDP reduce-scatter input", Category::communication_buffers, Stream::compute);
+  context_.moves(gradient_bytes + input.bytes());  // chunk_cat
   unsharded_grads.clear();
+  Scoped on_stream(context_.stream, Stream::reduce);
+  context_.wait_stream(Stream::compute);
   Tensor reduce_output = buffer(context_, input_elems / options_.shard_ranks, options_.reduce_type, "FSDP reduce-scatter output", Category::gradients, Stream::reduce);
-  if (options_.shard_ranks == 1 && options_.has_divide_factor)  // no collective: the divided input is copied
-    buffer(context_, input_elems, options_.reduce_type, "FSDP divided gradients", Category::scratch, Stream::reduce);
+  if (options_.shard_ranks == 1) context_.moves(2 * input.bytes());  // no collective: the input is copied, divided where a factor was set
+  if (options_.shard_ranks == 1 && options_.has_divide_factor) buffer(context_, input_elems, options_.reduce_type, "FSDP divided gradients", Category::scratch, Stream::reduce);
+  context_.collective({.kind = CollectiveKind::reduce_scatter, .payload_bytes = input.bytes(), .ranks = options_.shard_ranks});
+  shared_.reduce_scattered = context_.record_event();
   Tensor all_reduce_input;
-  if (options_.hybrid) all_reduce_input = reduce_output;
-  if (options_.reduce_type != orig_type_) reduce_output = buffer(context_, reduce_output.elems(), orig_type_, "FSDP sharded gradients", Category::gradients, Stream::reduce);
+  if (options_.hybrid) {
+    all_reduce_input = reduce_output;
+    context_.collective({.kind = CollectiveKind::all_reduce, .payload_bytes = reduce_output.bytes(), .ranks = options_.copies, .stride = options_.shard_ranks});
+  }
+  if (options_.reduce_type != orig_type_) {
+    context_.moves(reduce_output.elems() * (size_of(options_.reduce_type) + size_of(orig_type_)));
+    reduce_output = buffer(context_, reduce_output.elems(), orig_type_, "FSDP sharded gradients", Category::gradients, Stream::reduce);
+  }
   accumulate_sharded_grads(params, reduce_output);
+  reduced_ = context_.record_event();
   shared_.reduce_scatter_state = input;
   all_reduce_state_ = all_reduce_input;
 }
 
 void FsdpParamGroup::accumulate_sharded_grads(const std::vector<FsdpParam*>& params, const Tensor& reduce_output) {
-  for (FsdpParam* param : params)
-    if (!param->sharded_param.grad().defined()) param->sharded_param.set_grad(alias(reduce_output, param->sharded_param.shape()));  // else added in place
+  for (FsdpParam* param : params) {
+    if (!param->sharded_param.grad().defined()) param->sharded_param.set_grad(alias(reduce_output, param->sharded_param.shape()));
+    else context_.moves(3 * param->sharded_param.grad().bytes());  // added in place
+  }
 }
 
 void FsdpParamGroup::finalize_backward() {
+  context_.wait_event(reduced_);
   all_reduce_state_.reset();
   all_gather_result_.reset();  // a prefetch that missed
   gather_pending_ = false;
@@ -319,6 +375,7 @@ class FsdpState {
 
  private:
   void pre_forward(Arguments& arguments);
+  void wait_for_optimizer();
   void post_forward(Tensors& outputs);
   void pre_backward();
   void root_post_backward_final_callback();
@@ -345,9 +402,19 @@ void FsdpState::register_hooks() {
   }
 }
 
+/// _root_pre_forward: no all-gather before the optimizer step has ended.
+void FsdpState::wait_for_optimizer() {
+  Context& context = *modules_[0]->context;
+  Scoped on_stream(context.stream, Stream::gather);
+  context.wait_stream(Stream::compute);
+}
+
 void FsdpState::pre_forward(Arguments& arguments) {
   training_state_ = TrainingState::forward;
-  if (shared_.iter_forward_root == nullptr) shared_.iter_forward_root = this;
+  if (shared_.iter_forward_root == nullptr) {
+    shared_.iter_forward_root = this;
+    wait_for_optimizer();
+  }
   for (Tensors* list : {&arguments.positional, &arguments.keyword})  // cast_forward_inputs
     for (Tensor& tensor : *list)
       if (tensor.defined() && is_floating(tensor.type())) tensor = to(tensor, options_.param_type);
@@ -451,6 +518,7 @@ struct Trainee {
 FsdpOptions options_of(const Fsdp2Job& job) {
   return {.shard_ranks = job.shard_group_ranks,
           .hybrid = job.shard_group_ranks != job.world_ranks,
+          .copies = job.world_ranks / job.shard_group_ranks,
           .has_divide_factor = job.tool == Fsdp2Job::Tool::torchtitan,  // disable_fsdp_gradient_division
           .param_type = job.compute_type,
           .reduce_type = job.reduce_type};
@@ -487,7 +555,7 @@ void make_torchtitan(Context& context, const Fsdp2Job& job, Trainee& trainee) {
 
 class Fsdp2Engine {
  public:
-  Fsdp2Engine(Context& context, const Fsdp2Job& job) : context_(context), boundary_(job.size.accumulate) {
+  Fsdp2Engine(Context& context, const Fsdp2Job& job) : context_(context), boundary_(job.size.accumulate), world_ranks_(job.world_ranks) {
     if (job.tool == Fsdp2Job::Tool::transformers) make_transformers(context, job, trainee_);
     else make_torchtitan(context, job, trainee_);
     parameters_ = trainee_.model->parameters();
@@ -500,6 +568,7 @@ class Fsdp2Engine {
   void step() {
     if (!boundary_.reached()) return;
     Scoped no_grad(context_.grad_enabled, false);
+    context_.collective({.kind = CollectiveKind::all_reduce, .payload_bytes = size_of(ScalarType::fp32), .ranks = world_ranks_});  // of the norm
     clip_grad_norm(context_, parameters_);
     optimizer_->step();
     optimizer_->zero_grad();
@@ -508,6 +577,7 @@ class Fsdp2Engine {
  private:
   Context& context_;
   StepBoundary boundary_;
+  std::int64_t world_ranks_;
   Trainee trainee_;
   Tensors parameters_;
   std::optional<AdamW> optimizer_;

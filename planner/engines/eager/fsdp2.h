@@ -8,7 +8,7 @@
 // What outlives what, in forward: a group's all-gather output is kept until the next group's was copied out, or the root's forward ends. In backward: the next group is gathered
 // before a group's backward begins (prefetch); a reduce-scatter input is kept until the next one is made; the gradients are views of the reduce-scatter output
 // (or of its cast to the parameters' dtype) until zero_grad, or are added to the ones of earlier micro batches.
-// Streams are inert: memory that waits for an event on a real device is released at once. Not here: CPU offload, reshard to a number of ranks, float8, compile.
+// Streams wait for each other as in torch, for time (work.h); memory that waits for an event there is released at once here. Not here: CPU offload, reshard to a number of ranks, float8, compile.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
 #include "planner/engines/eager/hf_gpt2.h"
 
+#include "planner/engines/eager/hf_attention.h"
 #include "planner/engines/eager/ops.h"
 
 namespace zeroplan::eager {
@@ -49,12 +50,9 @@ Tensors Gpt2Attention::forward(Arguments& arguments) {
   const Tensor v = heads(qkv[2]);
   const Tensor q = heads(qkv[0]);
   qkv.clear();
-  Tensor out = flash_attention(q, k, v);
-  out = reshape(out, {out.size(0), -1, q.size(2), v.size(-1)});
-  out = contiguous(transpose(out, 1, 2));
-  out = contiguous(reshape(out, {hidden.size(0), hidden.size(1), -1}));
-  out = c_proj_.call(out);
-  return {out};
+  Attended made = attend(config_, q, k, v, arguments.positional.size() > 1 ? arguments.positional[1] : Tensor());
+  made.out = contiguous(reshape(made.out, {hidden.size(0), hidden.size(1), -1}));
+  return made.with(c_proj_.call(made.out));
 }
 
 Gpt2Mlp::Gpt2Mlp(Context& owner, const HfConfig& config)
@@ -70,17 +68,18 @@ Tensors Gpt2Mlp::forward(Arguments& arguments) {
   return {hidden};
 }
 
-Gpt2Block::Gpt2Block(Context& owner, const HfConfig& config, const CheckpointMode& mode)
-    : Module(owner, "GPT2Block"), mode_(mode), ln_1_(owner, config.hidden_size, config.type), attention_(owner, config), ln_2_(owner, config.hidden_size, config.type), mlp_(owner, config) {
-  where = owner.where;
+Gpt2Block::Gpt2Block(Context& owner, const HfConfig& config, const BlockCheckpoints& checkpoints)
+    : DecoderBlock(owner, "GPT2Block", checkpoints), ln_1_(owner, config.hidden_size, config.type), attention_(owner, config), ln_2_(owner, config.hidden_size, config.type), mlp_(owner, config) {
   children = {{"ln_1", &ln_1_}, {"attn", &attention_}, {"ln_2", &ln_2_}, {"mlp", &mlp_}};
 }
 
-Tensors Gpt2Block::block(const Tensor& input) {
+Tensors Gpt2Block::block(const Tensor& input, const Tensors& keyword) {
   Tensor residual = input;
   Tensor hidden = ln_1_.call(input);
-  Tensor attended = attention_.call(hidden);
-  hidden = add(attended, residual);
+  Tensors inputs{hidden};
+  if (keyword.size() > 1) inputs.push_back(keyword[1]);
+  const Tensors attended = attention_(Arguments{.positional = std::move(inputs), .keyword = {}});
+  hidden = add(attended[0], residual);
   residual = hidden;
   hidden = ln_2_.call(hidden);
   const Tensor fed = mlp_.call(hidden);
@@ -88,29 +87,9 @@ Tensors Gpt2Block::block(const Tensor& input) {
   return {hidden};
 }
 
-Tensors Gpt2Block::forward(Arguments& arguments) {
-  if (mode_ == CheckpointMode::none || !context->grad_enabled) return block(arguments.positional[0]);
-  return checkpoint(*context, mode_, [this, keyword = arguments.keyword](const Tensors& inputs) {
-    Scoped here(context->where, where);
-    return block(inputs[0]);
-  }, {arguments.positional[0]});
-}
-
-namespace {
-std::vector<std::unique_ptr<Gpt2Block>> make_blocks(Context& context, const HfConfig& config, const CheckpointMode& mode) {
-  std::vector<std::unique_ptr<Gpt2Block>> out;
-  for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    Scoped here(context.where, Where{.unit = UnitKind::block, .block = static_cast<std::int32_t>(i)});
-    out.push_back(std::make_unique<Gpt2Block>(context, config, mode));
-  }
-  context.where = head_unit();
-  return out;
-}
-}  // namespace
-
-Gpt2Model::Gpt2Model(Context& owner, const HfConfig& config, const CheckpointMode& mode)
+Gpt2Model::Gpt2Model(Context& owner, const HfConfig& config, const BlockCheckpoints& checkpoints)
     : Module(owner, "GPT2Model"), wte(owner, config.vocab_size, config.hidden_size, config.type), wpe(owner, config.max_positions, config.hidden_size, config.type),
-      blocks(make_blocks(owner, config, mode)), ln_f(owner, config.hidden_size, config.type) {
+      blocks(make_blocks<Gpt2Block>(owner, config, checkpoints)), ln_f(owner, config.hidden_size, config.type), config_(config) {
   children = {{"wte", &wte}, {"wpe", &wpe}};
   for (std::size_t i = 0; i < blocks.size(); ++i) children.emplace_back("h." + std::to_string(i), blocks[i].get());
   children.emplace_back("ln_f", &ln_f);
@@ -124,7 +103,9 @@ Tensors Gpt2Model::forward(Arguments& arguments) {
   positions = unsqueeze(positions, 0);
   const Tensor position_embeds = wpe.call(positions);
   Tensor hidden = add(embedded, position_embeds);
-  for (const auto& block : blocks) hidden = std::move((*block)(Arguments{.positional = {hidden}, .keyword = {positions}})[0]);
+  Tensors keyword{positions};
+  if (config_.attention == AttentionKernel::eager) keyword.push_back(causal_mask(*context, config_.attention, embedded));
+  for (const auto& block : blocks) hidden = std::move((*block)(Arguments{.positional = {hidden}, .keyword = keyword})[0]);
   context->where = head_unit();
   hidden = ln_f.call(hidden);
   hidden = view(hidden, {hidden.size(0), hidden.size(1), hidden.size(2)});
@@ -132,7 +113,7 @@ Tensors Gpt2Model::forward(Arguments& arguments) {
 }
 
 Gpt2Lm::Gpt2Lm(Context& owner, const HfConfig& config)
-    : CausalLm(owner, "GPT2LMHeadModel"), model_((owner.where = embedding_unit(), owner), config, checkpoint_), lm_head_(owner, config.hidden_size, config.vocab_size, false, config.type) {
+    : CausalLm(owner, "GPT2LMHeadModel"), config_(config), model_((owner.where = embedding_unit(), owner), config, checkpoint_), lm_head_(owner, config.hidden_size, config.vocab_size, false, config.type) {
   where = embedding_unit();
   if (config.tie_embeddings) lm_head_.own_parameters[0].second = model_.wte.own_parameters[0].second;
   children = {{"transformer", &model_}, {"lm_head", &lm_head_}};
@@ -142,11 +123,9 @@ Gpt2Lm::Gpt2Lm(Context& owner, const HfConfig& config)
 }
 
 Tensors Gpt2Lm::forward(Arguments& arguments) {
-  const Tensor hidden = std::move(model_(Arguments{.positional = {}, .keyword = {arguments.keyword[0]}})[0]);
+  Tensor hidden = std::move(model_(Arguments{.positional = {}, .keyword = {arguments.keyword[0]}})[0]);
   context->where = head_unit();
-  const Tensor logits = lm_head_.call(hidden);
-  Tensor loss = causal_lm_loss(logits, arguments.keyword[1]);
-  return {loss, logits};
+  return head_and_loss(config_, lm_head_, std::move(hidden), arguments.keyword[1]);
 }
 
 }  // namespace zeroplan::eager

@@ -1,7 +1,7 @@
 // transformers 5.24 modeling_gpt2.py: learned positions, LayerNorm, Conv1D (addmm), the tanh GELU as separate ops, tied head.
 #pragma once
 
-#include "planner/engines/eager/hf_models.h"
+#include "planner/engines/eager/hf_decoder.h"
 
 namespace zeroplan::eager {
 
@@ -18,6 +18,7 @@ class Gpt2Attention : public Module {
   Gpt2Attention(Context& context, const HfConfig& config);
 
  protected:
+  /// positional: hidden_states, mask if there is one.
   Tensors forward(Arguments& arguments) override;
 
  private:
@@ -36,18 +37,15 @@ class Gpt2Mlp : public Module {
   Conv1d c_fc_, c_proj_;
 };
 
-class Gpt2Block : public Module {
+class Gpt2Block : public DecoderBlock {
  public:
-  Gpt2Block(Context& context, const HfConfig& config, const CheckpointMode& mode);
+  Gpt2Block(Context& context, const HfConfig& config, const BlockCheckpoints& checkpoints);
 
  protected:
-  /// positional: hidden_states; keyword: position_ids (a checkpoint keeps it).
-  Tensors forward(Arguments& arguments) override;
+  /// keyword: position_ids, mask if there is one.
+  Tensors block(const Tensor& input, const Tensors& keyword) override;
 
  private:
-  Tensors block(const Tensor& input);
-
-  const CheckpointMode& mode_;
   LayerNorm ln_1_;
   Gpt2Attention attention_;
   LayerNorm ln_2_;
@@ -56,7 +54,7 @@ class Gpt2Block : public Module {
 
 class Gpt2Model : public Module {
  public:
-  Gpt2Model(Context& context, const HfConfig& config, const CheckpointMode& mode);
+  Gpt2Model(Context& context, const HfConfig& config, const BlockCheckpoints& checkpoints);
 
   Embedding wte, wpe;
   std::vector<std::unique_ptr<Gpt2Block>> blocks;
@@ -64,6 +62,9 @@ class Gpt2Model : public Module {
 
  protected:
   Tensors forward(Arguments& arguments) override;
+
+ private:
+  HfConfig config_;
 };
 
 class Gpt2Lm : public CausalLm {
@@ -74,6 +75,7 @@ class Gpt2Lm : public CausalLm {
   Tensors forward(Arguments& arguments) override;
 
  private:
+  HfConfig config_;
   Gpt2Model model_;
   Linear lm_head_;
 };

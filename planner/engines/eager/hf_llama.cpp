@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "planner/engines/eager/ops.h"
+#include "planner/engines/eager/hf_attention.h"
+#include "planner/engines/eager/ops_attention.h"
 
 namespace zeroplan::eager {
 
@@ -16,49 +17,35 @@ void wrap(std::unique_ptr<Module>& projection, const char* name, std::int64_t in
   for (auto& [child_name, child] : owner.children)
     if (child_name == name) child = projection.get();
 }
-
-Tensor rotate_half(const Tensor& x) {
-  const std::int64_t half = x.size(-1) / 2;
-  const Tensor x1 = slice_last(x, 0, half);
-  const Tensor x2 = slice_last(x, half, half);
-  const Tensor negated = neg(x2);
-  return cat_last(negated, x1);
-}
-
-Tensor rotated(const Tensor& x, const Tensor& cos, const Tensor& sin) {
-  const Tensor straight = mul(x, cos);
-  Tensor half = rotate_half(x);
-  const Tensor turned = mul(half, sin);
-  half.reset();
-  return add(straight, turned);
-}
-
-/// sdpa_attention_forward
-Tensor sdpa(const Tensor& q, const Tensor& k, const Tensor& v) {
-  Tensor out = flash_attention(q, k, v);
-  out = reshape(out, {out.size(0), -1, q.size(2), v.size(-1)});
-  out = contiguous(transpose(out, 1, 2));
-  return out;
-}
 }  // namespace
 
 LlamaAttention::LlamaAttention(Context& owner, const HfConfig& config) : Module(owner, "LlamaAttention"), config_(config) {
   where = owner.where;
   const std::int64_t hidden = config.hidden_size, q_dim = config.num_heads * config.head_dim, kv_dim = config.num_kv_heads * config.head_dim;
-  q_ = std::make_unique<Linear>(owner, hidden, q_dim, config.qkv_bias, config.type);
-  k_ = std::make_unique<Linear>(owner, hidden, kv_dim, config.qkv_bias, config.type);
-  v_ = std::make_unique<Linear>(owner, hidden, kv_dim, config.qkv_bias, config.type);
-  o_ = std::make_unique<Linear>(owner, q_dim, hidden, false, config.type);
-  children = {{"q_proj", q_.get()}, {"k_proj", k_.get()}, {"v_proj", v_.get()}, {"o_proj", o_.get()}};
-  if (!config.qk_norm) return;
-  q_norm_ = std::make_unique<RmsNorm>(owner, config.head_dim, config.type);
-  k_norm_ = std::make_unique<RmsNorm>(owner, config.head_dim, config.type);
+  q_ = std::make_unique<Linear>(owner, hidden, config.fused_qkv ? q_dim + 2 * kv_dim : q_dim, config.qkv_bias, config.type);
+  if (!config.fused_qkv) {
+    k_ = std::make_unique<Linear>(owner, hidden, kv_dim, config.qkv_bias, config.type);
+    v_ = std::make_unique<Linear>(owner, hidden, kv_dim, config.qkv_bias, config.type);
+  }
+  o_ = std::make_unique<Linear>(owner, q_dim, hidden, config.attn_out_bias, config.type);
+  const bool phi3 = config.fused_qkv && config.fused_gate_up && !config.interleaved_rotary;
+  if (phi3) children = {{"o_proj", o_.get()}, {"qkv_proj", q_.get()}};
+  else if (config.fused_qkv) children = {{"qkv_proj", q_.get()}, {"o_proj", o_.get()}};
+  else children = {{"q_proj", q_.get()}, {"k_proj", k_.get()}, {"v_proj", v_.get()}, {"o_proj", o_.get()}};
+  if (!config.qk_norm && !config.qk_norm_full) return;
+  q_norm_ = std::make_unique<RmsNorm>(owner, config.qk_norm_full ? q_dim : config.head_dim, config.type, config.rms_norm());
+  k_norm_ = std::make_unique<RmsNorm>(owner, config.qk_norm_full ? kv_dim : config.head_dim, config.type, config.rms_norm());
   children.emplace_back("q_norm", q_norm_.get());
   children.emplace_back("k_norm", k_norm_.get());
 }
 
 void LlamaAttention::add_lora(const LoraConfig& lora) {
   const std::int64_t hidden = config_.hidden_size, q_dim = config_.num_heads * config_.head_dim, kv_dim = config_.num_kv_heads * config_.head_dim;
+  if (config_.fused_qkv) {
+    wrap(q_, "qkv_proj", hidden, q_dim + 2 * kv_dim, config_, lora, *this);
+    wrap(o_, "o_proj", q_dim, hidden, config_, lora, *this);
+    return;
+  }
   wrap(q_, "q_proj", hidden, q_dim, config_, lora, *this);
   wrap(k_, "k_proj", hidden, kv_dim, config_, lora, *this);
   wrap(v_, "v_proj", hidden, kv_dim, config_, lora, *this);
@@ -66,62 +53,101 @@ void LlamaAttention::add_lora(const LoraConfig& lora) {
 }
 
 Tensor LlamaAttention::heads(Module& projection, Module* norm, const Tensor& hidden) {
+  const bool norm_last = config_.norm == NormKind::rmsnorm_plus_one;  // gemma3's norms come after the transpose
   Tensor x = projection.call(hidden);
+  if (norm != nullptr && config_.qk_norm_full) x = norm->call(x);
   x = view(x, {hidden.size(0), hidden.size(1), -1, config_.head_dim});
-  if (norm != nullptr) x = norm->call(x);
+  if (norm != nullptr && !config_.qk_norm_full && !norm_last) x = norm->call(x);
   return transpose(x, 1, 2);
+}
+
+/// q, k and v as parts of one projection.
+Tensors LlamaAttention::cut(const Tensor& hidden) {
+  const Tensor all = q_->call(hidden);
+  const auto part = [&](std::int64_t num_heads) {
+    const Tensor columns = narrow(all, -1, num_heads * config_.head_dim);
+    return transpose(view(columns, {hidden.size(0), hidden.size(1), -1, config_.head_dim}), 1, 2);
+  };
+  const Tensor q = part(config_.num_heads), k = part(config_.num_kv_heads), v = part(config_.num_kv_heads);
+  return {q, k, v};
+}
+
+Tensors LlamaAttention::projected(const Tensor& hidden) {
+  if (config_.fused_qkv) return cut(hidden);
+  Tensor q = heads(*q_, q_norm_.get(), hidden);
+  Tensor k = heads(*k_, k_norm_.get(), hidden);
+  Tensor v = heads(*v_, nullptr, hidden);
+  if (config_.qk_norm && config_.norm == NormKind::rmsnorm_plus_one) {
+    q = q_norm_->call(q);
+    k = k_norm_->call(k);
+  }
+  return {std::move(q), std::move(k), std::move(v)};
 }
 
 Tensors LlamaAttention::forward(Arguments& arguments) {
   const Tensor& hidden = arguments.keyword[0];
-  Tensor q = heads(*q_, q_norm_.get(), hidden);
-  Tensor k = heads(*k_, k_norm_.get(), hidden);
-  const Tensor v = heads(*v_, nullptr, hidden);
-  {
-    const Tensor cos = unsqueeze(arguments.keyword[1], 1);
-    const Tensor sin = unsqueeze(arguments.keyword[2], 1);
-    Tensor q_turned = rotated(q, cos, sin);
-    Tensor k_turned = rotated(k, cos, sin);
-    q = std::move(q_turned);
-    k = std::move(k_turned);
-  }
-  Tensor out = sdpa(q, k, v);
-  out = contiguous(reshape(out, {hidden.size(0), hidden.size(1), -1}));
-  out = o_->call(out);
-  return {out};
+  Tensors qkv = projected(hidden);
+  if (config_.position == PositionKind::rope) rotate(config_, qkv[0], qkv[1], arguments.keyword[1], arguments.keyword[2]);
+  Attended made = attend(config_, qkv[0], qkv[1], qkv[2], arguments.keyword.size() > 3 ? arguments.keyword[3] : Tensor());
+  made.out = contiguous(reshape(made.out, {hidden.size(0), hidden.size(1), -1}));
+  return made.with(o_->call(made.out));
 }
 
-LlamaMlp::LlamaMlp(Context& owner, const HfConfig& config) : Module(owner, "LlamaMLP"), config_(config) {
+LlamaMlp::LlamaMlp(Context& owner, const HfConfig& config) : Module(owner, config.fused_gate_up ? "Phi3MLP" : "LlamaMLP"), config_(config) {
   where = owner.where;
-  gate_ = std::make_unique<Linear>(owner, config.hidden_size, config.intermediate_size, false, config.type);
-  up_ = std::make_unique<Linear>(owner, config.hidden_size, config.intermediate_size, false, config.type);
-  down_ = std::make_unique<Linear>(owner, config.intermediate_size, config.hidden_size, false, config.type);
-  children = {{"gate_proj", gate_.get()}, {"up_proj", up_.get()}, {"down_proj", down_.get()}};
+  gate_ = std::make_unique<Linear>(owner, config.hidden_size, (config.fused_gate_up ? 2 : 1) * config.intermediate_size, config.mlp_bias, config.type);
+  if (!config.fused_gate_up) up_ = std::make_unique<Linear>(owner, config.hidden_size, config.intermediate_size, config.mlp_bias, config.type);
+  down_ = std::make_unique<Linear>(owner, config.intermediate_size, config.hidden_size, config.mlp_bias, config.type);
+  if (config.fused_gate_up) children = {{"gate_up_proj", gate_.get()}, {"down_proj", down_.get()}};
+  else children = {{"gate_proj", gate_.get()}, {"up_proj", up_.get()}, {"down_proj", down_.get()}};
 }
 
 void LlamaMlp::add_lora(const LoraConfig& lora) {
-  wrap(gate_, "gate_proj", config_.hidden_size, config_.intermediate_size, config_, lora, *this);
-  wrap(up_, "up_proj", config_.hidden_size, config_.intermediate_size, config_, lora, *this);
+  if (config_.fused_gate_up) {
+    wrap(gate_, "gate_up_proj", config_.hidden_size, 2 * config_.intermediate_size, config_, lora, *this);
+  } else {
+    wrap(gate_, "gate_proj", config_.hidden_size, config_.intermediate_size, config_, lora, *this);
+  }
+  if (up_) wrap(up_, "up_proj", config_.hidden_size, config_.intermediate_size, config_, lora, *this);
   wrap(down_, "down_proj", config_.intermediate_size, config_.hidden_size, config_, lora, *this);
 }
 
+namespace {
+Tensor activated(const HfConfig& config, const Tensor& x) { return config.mlp == MlpKind::geglu_tanh ? gelu(x) : silu(x); }
+}  // namespace
+
 Tensors LlamaMlp::forward(Arguments& arguments) {
   const Tensor& x = arguments.positional[0];
+  if (config_.fused_gate_up) {
+    const Tensor both = gate_->call(x);
+    Tensors halves = split_last(both, config_.intermediate_size);
+    Tensor active = activated(config_, halves[0]);
+    halves[1] = mul(halves[1], active);
+    active.reset();
+    return {down_->call(halves[1])};
+  }
   Tensor gate = gate_->call(x);
-  Tensor activated = silu(gate);
+  Tensor active = activated(config_, gate);
   gate.reset();
   Tensor up = up_->call(x);
-  const Tensor product = mul(activated, up);
-  activated.reset();
+  const Tensor product = mul(active, up);
+  active.reset();
   up.reset();
   return {down_->call(product)};
 }
 
-LlamaLayer::LlamaLayer(Context& owner, const HfConfig& config, const CheckpointMode& mode)
-    : Module(owner, "LlamaDecoderLayer"), mode_(mode), attention_(owner, config), mlp_(owner, config), input_norm_(owner, config.hidden_size, config.type),
-      post_attention_norm_(owner, config.hidden_size, config.type) {
-  where = owner.where;
-  children = {{"self_attn", &attention_}, {"mlp", &mlp_}, {"input_layernorm", &input_norm_}, {"post_attention_layernorm", &post_attention_norm_}};
+LlamaLayer::LlamaLayer(Context& owner, const HfConfig& config, const BlockCheckpoints& checkpoints)
+    : DecoderBlock(owner, "LlamaDecoderLayer", checkpoints), attention_(owner, config), mlp_(owner, config) {
+  children = {{"self_attn", &attention_}, {"mlp", &mlp_}};
+  const auto add_norm = [&](std::unique_ptr<RmsNorm>& norm, const char* name) {
+    norm = std::make_unique<RmsNorm>(owner, config.hidden_size, config.type, config.rms_norm());
+    children.emplace_back(name, norm.get());
+  };
+  const bool after = config.post_norm || config.norms_per_layer == 4;
+  if (!config.post_norm) add_norm(input_norm_, "input_layernorm");
+  if (after) add_norm(attention_out_norm_, "post_attention_layernorm");
+  if (!config.post_norm) add_norm(mlp_norm_, after ? "pre_feedforward_layernorm" : "post_attention_layernorm");
+  if (after) add_norm(mlp_out_norm_, "post_feedforward_layernorm");
 }
 
 void LlamaLayer::add_lora(const LoraConfig& lora) {
@@ -129,27 +155,24 @@ void LlamaLayer::add_lora(const LoraConfig& lora) {
   mlp_.add_lora(lora);
 }
 
-Tensors LlamaLayer::layer(const Tensor& input, const Tensors& keyword) {
+Tensors LlamaLayer::block(const Tensor& input, const Tensors& keyword) {
   Tensor residual = input;
-  Tensor hidden = input_norm_.call(residual);
-  hidden = std::move(attention_(Arguments{.positional = {}, .keyword = {hidden, keyword[0], keyword[1]}})[0]);
+  Tensor hidden = input_norm_ ? input_norm_->call(residual) : input;
+  Tensors attention_keyword{hidden, keyword[0], keyword[1]};
+  if (keyword.size() > 3) attention_keyword.push_back(keyword[3]);
+  Tensors attended = attention_(Arguments{.positional = {}, .keyword = std::move(attention_keyword)});
+  hidden = std::move(attended[0]);
+  if (attention_out_norm_) hidden = attention_out_norm_->call(hidden);
   hidden = add(residual, hidden);
   residual = hidden;
-  hidden = post_attention_norm_.call(hidden);
+  if (mlp_norm_) hidden = mlp_norm_->call(hidden);
   hidden = mlp_.call(hidden);
+  if (mlp_out_norm_) hidden = mlp_out_norm_->call(hidden);
   hidden = add(residual, hidden);
   return {hidden};
 }
 
-Tensors LlamaLayer::forward(Arguments& arguments) {
-  if (mode_ == CheckpointMode::none || !context->grad_enabled) return layer(arguments.positional[0], arguments.keyword);
-  return checkpoint(*context, mode_, [this, keyword = arguments.keyword](const Tensors& inputs) {
-    Scoped here(context->where, where);
-    return layer(inputs[0], keyword);
-  }, {arguments.positional[0]});
-}
-
-LlamaRotary::LlamaRotary(Context& owner, std::int64_t head_dim) : Module(owner, "LlamaRotaryEmbedding"), head_dim_(head_dim) {
+LlamaRotary::LlamaRotary(Context& owner, std::int64_t head_dim, bool in_fp32) : Module(owner, "LlamaRotaryEmbedding"), head_dim_(head_dim), in_fp32_(in_fp32) {
   inv_freq_ = inverse_frequencies();
   original_inv_freq_ = empty_like(inv_freq_, "rotary buffer");
 }
@@ -166,7 +189,7 @@ Tensor LlamaRotary::inverse_frequencies() const {
 void LlamaRotary::initialise_again() { inverse_frequencies(); }
 
 Tensors LlamaRotary::forward(Arguments& arguments) {
-  const ScalarType type = arguments.positional[0].type();
+  const ScalarType type = in_fp32_ ? ScalarType::fp32 : arguments.positional[0].type();
   Tensor positions = to(unsqueeze(arguments.positional[1], 2), ScalarType::fp32);
   Tensor inverse = to(inv_freq_, ScalarType::fp32);
   const Tensor frequencies = mul(positions, inverse);
@@ -182,26 +205,32 @@ Tensors LlamaRotary::forward(Arguments& arguments) {
   return {to(cosine, type), to(sine, type)};
 }
 
-namespace {
-std::vector<std::unique_ptr<LlamaLayer>> make_layers(Context& context, const HfConfig& config, const CheckpointMode& mode) {
-  std::vector<std::unique_ptr<LlamaLayer>> out;
-  for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    Scoped here(context.where, Where{.unit = UnitKind::block, .block = static_cast<std::int32_t>(i)});
-    out.push_back(std::make_unique<LlamaLayer>(context, config, mode));
-  }
-  context.where = head_unit();
-  return out;
-}
-}  // namespace
-
-LlamaModel::LlamaModel(Context& owner, const HfConfig& config, const CheckpointMode& mode)
-    : Module(owner, "LlamaModel"), embed_tokens(owner, config.vocab_size, config.hidden_size, config.type), layers(make_layers(owner, config, mode)),
-      norm(owner, config.hidden_size, config.type), rotary(owner, config.head_dim) {
+LlamaModel::LlamaModel(Context& owner, const HfConfig& config, const BlockCheckpoints& checkpoints)
+    : Module(owner, "LlamaModel"), embed_tokens(owner, config.vocab_size, config.hidden_size, config.type, config.scaled_embedding),
+      layers(make_blocks<LlamaLayer>(owner, config, checkpoints)), norm(owner, config.hidden_size, config.type, config.rms_norm()),
+      rotary(owner, config.rotary_embedding_dims(), config.norm_in_fp32), config_(config) {
+  if (config.local_rotary) local_rotary = std::make_unique<LlamaRotary>(owner, config.rotary_embedding_dims());
+  if (local_rotary) local_rotary->initialise_again();
   rotary.initialise_again();
   children.emplace_back("embed_tokens", &embed_tokens);
   for (std::size_t i = 0; i < layers.size(); ++i) children.emplace_back("layers." + std::to_string(i), layers[i].get());
   children.emplace_back("norm", &norm);
   children.emplace_back("rotary_emb", &rotary);
+}
+
+/// Eager attention always has a mask; sdpa where a window needs one.
+LlamaModel::Masks LlamaModel::masks(const Tensor& embedded) {
+  const bool eager = config_.attention == AttentionKernel::eager;
+  Masks out;
+  if (config_.position == PositionKind::alibi) {
+    out.full = empty(*context, Shape{config_.num_heads, embedded.size(1), embedded.size(1)}, embedded.type(), "alibi mask");
+    return out;
+  }
+  const bool windowed = config_.sliding_window.has_value();
+  if (eager && (!windowed || config_.full_attention_every > 0)) out.full = causal_mask(*context, config_.attention, embedded);
+  if (windowed) out.sliding = causal_mask(*context, config_.attention, embedded, true);
+  else if (eager && config_.full_attention_every > 0) out.sliding = causal_mask(*context, config_.attention, embedded);
+  return out;
 }
 
 Tensors LlamaModel::forward(Arguments& arguments) {
@@ -210,17 +239,25 @@ Tensors LlamaModel::forward(Arguments& arguments) {
   Tensor positions = add_scalar(range);
   range.reset();
   positions = unsqueeze(positions, 0);
+  const Masks made = masks(embedded);
   Tensor hidden = embedded;
-  Tensors keyword = rotary(Arguments{.positional = {hidden, positions}, .keyword = {}});
-  keyword.push_back(positions);
-  for (const auto& layer : layers) hidden = std::move((*layer)(Arguments{.positional = {hidden}, .keyword = keyword})[0]);
+  Tensors waves = rotary(Arguments{.positional = {hidden, positions}, .keyword = {}});
+  Tensors local_waves = local_rotary ? (*local_rotary)(Arguments{.positional = {hidden, positions}, .keyword = {}}) : waves;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const bool slides = config_.slides(static_cast<std::int64_t>(i)) && made.sliding.defined();
+    Tensors keyword = config_.slides(static_cast<std::int64_t>(i)) ? local_waves : waves;
+    keyword.push_back(positions);
+    const Tensor& mask = slides ? made.sliding : made.full;
+    if (mask.defined()) keyword.push_back(mask);
+    hidden = std::move((*layers[i])(Arguments{.positional = {hidden}, .keyword = std::move(keyword)})[0]);
+  }
   context->where = head_unit();
   hidden = norm.call(hidden);
   return {hidden};
 }
 
 LlamaLm::LlamaLm(Context& owner, const HfConfig& config)
-    : CausalLm(owner, "LlamaForCausalLM"), model_((owner.where = embedding_unit(), owner), config, checkpoint_), lm_head_(owner, config.hidden_size, config.vocab_size, false, config.type) {
+    : CausalLm(owner, "LlamaForCausalLM"), config_(config), model_((owner.where = embedding_unit(), owner), config, checkpoint_), lm_head_(owner, config.hidden_size, config.vocab_size, false, config.type) {
   where = embedding_unit();
   if (config.tie_embeddings) lm_head_.own_parameters[0].second = model_.embed_tokens.own_parameters[0].second;
   children = {{"model", &model_}, {"lm_head", &lm_head_}};
@@ -242,11 +279,9 @@ void LlamaLm::add_lora(const LoraConfig& lora) {
 }
 
 Tensors LlamaLm::forward(Arguments& arguments) {
-  const Tensor hidden = std::move(model_(Arguments{.positional = {}, .keyword = {arguments.keyword[0]}})[0]);
+  Tensor hidden = std::move(model_(Arguments{.positional = {}, .keyword = {arguments.keyword[0]}})[0]);
   context->where = head_unit();
-  const Tensor logits = lm_head_.call(hidden);
-  Tensor loss = causal_lm_loss(logits, arguments.keyword[1]);
-  return {loss, logits};
+  return head_and_loss(config_, lm_head_, std::move(hidden), arguments.keyword[1]);
 }
 
 }  // namespace zeroplan::eager

@@ -1,27 +1,77 @@
-// The decoders of transformers 5.24 as their forward code runs on eager PyTorch: Llama, Qwen2, Qwen3, Mistral (one code with switches) and GPT-2,
-// with the causal language-model loss, gradient checkpointing of blocks and peft's LoRA. Attention is sdpa as one flash op; no mask is made.
+// The decoders of transformers 5.24 as their forward code runs on eager PyTorch, with the causal language-model loss, gradient checkpointing of blocks and
+// peft's LoRA. One code with switches (hf_llama.h): Llama, Qwen2, Qwen3, Mistral, Gemma 1 to 3, Phi3, OLMo2, GLM; files of their own: GPT-2, GPT-NeoX, OPT,
+// BLOOM, Falcon, MPT, and llm-foundry's own MPT. Remote code that transformers has no class for runs as its nearest: see hf_config.
+// Attention is sdpa unless said: as one flash op, for which no mask is made. Where a model makes one all the same, sdpa takes its efficient kernel.
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "planner/core/plan.h"
 #include "planner/engines/eager/modules.h"
 
 namespace zeroplan::eager {
 
-/// Sizes and switches of a model. `gpt2`: learned positions, LayerNorm, Conv1D, tanh GELU written out.
+/// How the loss comes from the last hidden states.
+struct LossConfig {
+  /// plain: all logits, then cross entropy. fused: liger_kernel's FusedLinearCrossEntropy, gradients made in forward, chunk by chunk.
+  /// chunked: torchtune's CEWithChunkedOutputLoss, the head and an fp32 cross entropy on each of `chunks` parts of the tokens.
+  /// flash: flash_attn's CrossEntropyLoss on logits of their own dtype, whose gradient is one more tensor of it (llm-foundry's default).
+  enum class Kind : std::uint8_t { plain, fused, chunked, flash } kind = Kind::plain;
+  bool logits_fp32 = true;  ///< plain: the logits are cast to fp32 first (transformers' ForCausalLMLoss)
+  std::int64_t chunks = 8;  ///< chunked
+
+  friend bool operator==(const LossConfig&, const LossConfig&) = default;
+};
+
+/// Sizes and switches of a model. The defaults are Llama's; `gpt2`: learned positions, LayerNorm, Conv1D, tanh GELU written out.
 struct HfConfig {
-  enum class Family : std::uint8_t { llama, gpt2 } family = Family::llama;
+  enum class Family : std::uint8_t { llama, gpt2, gpt_neox, opt, bloom, falcon, mpt } family = Family::llama;
   std::int64_t hidden_size = 0, num_layers = 0, vocab_size = 0, intermediate_size = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0;
-  std::int64_t max_positions = 0;  ///< gpt2: rows of the position embedding
+  std::int64_t max_positions = 0;  ///< gpt2, opt, mpt: rows of the position embedding, or length of the ALiBi table
   bool tie_embeddings = false;
   bool qkv_bias = false;  ///< qwen2
   bool qk_norm = false;   ///< qwen3
   ScalarType type = ScalarType::bf16;  ///< the model is made in
+
+  /// flash, efficient, cudnn: the kernel that sdpa takes. eager: products and softmax written out, matrices of tokens × tokens are saved.
+  AttentionKernel attention = AttentionKernel::flash;
+  LossConfig loss = {};
+
+  // What models unlike Llama have. Meanings of Model's fields of the same names (core/model.h).
+  bool attn_out_bias = false, mlp_bias = false;
+  bool norm_bias = true;       ///< of layer norms
+  bool norm_in_fp32 = false;   ///< olmo2: an RMS norm's weight multiplies before the cast back, and the rotary embedding's waves stay fp32
+  NormKind norm = NormKind::rmsnorm;
+  MlpKind mlp = MlpKind::swiglu;
+  PositionKind position = PositionKind::rope;
+  bool qk_norm_full = false, post_norm = false, parallel_residual = false, final_norm = true;
+  std::int64_t norms_per_layer = 2;
+  std::int64_t rotary_dims = 0;      ///< dims of each head that are rotated and joined with the rest (phi3, gpt_neox, glm); 0: the whole head at once
+  bool interleaved_rotary = false;   ///< neighbouring dims form a pair (glm)
+  bool fused_qkv = false;            ///< q, k and v come from one matrix, cut by columns (phi3, baichuan)
+  bool fused_gate_up = false;        ///< phi3, glm
+  bool scaled_embedding = false;     ///< gemma: times the square root of hidden_size
+  bool attn_softcap = false, logit_softcap = false;
+  std::optional<std::int64_t> sliding_window = std::nullopt;  ///< only if a sequence is as long as it, so that it needs a mask
+  std::int64_t full_attention_every = 0;       ///< of the sliding layers; 0: all slide
+  bool local_rotary = false;                   ///< sliding layers have their own rotary embedding (gemma3)
+  bool foundry = false;                        ///< mpt: llm-foundry's own model (hf_foundry.h) in place of transformers'
+  std::int64_t embedding_dim = 0;              ///< where it is not hidden_size (opt-350m); 0: it is
+
+  std::int64_t embedding_columns() const { return embedding_dim > 0 ? embedding_dim : hidden_size; }
+  RmsNormKind rms_norm() const { return norm == NormKind::rmsnorm_plus_one ? RmsNormKind::plus_one : norm_in_fp32 ? RmsNormKind::fp32_weight : RmsNormKind::llama; }
+  std::int64_t rotary_embedding_dims() const { return rotary_dims > 0 ? rotary_dims : head_dim; }
+  bool slides(std::int64_t layer) const { return full_attention_every == 0 || (layer + 1) % full_attention_every != 0; }
 };
 
-/// The HfConfig of a planner Model (Llama-like; InternLM2 runs as Llama). `positions`: tokens of a sequence.
+/// The HfConfig of a planner Model, as transformers configures it by default (gemma2, bloom and mpt: eager attention). `positions`: tokens of a sequence.
+/// Of transformers: llama, qwen2, qwen3, mistral, gemma, gemma2, gemma3_text, phi3, olmo2, glm, gpt2, gpt_neox, opt, bloom, falcon, mpt.
+/// Assumed, for want of a class there: internlm, internlm2, internlm3 run as Llama with their biases; baichuan as Llama with one matrix for q, k, v
+/// (its 13B: ALiBi as a float mask of heads × tokens × tokens to sdpa); chatglm as glm with one matrix for q, k, v.
+/// Throws UsageError for mixtures of experts, latent attention and vision towers.
 HfConfig hf_config(const Model& model, ScalarType type, std::int64_t positions);
 
 struct LoraConfig {
@@ -39,7 +89,8 @@ class CausalLm : public Module {
   Tensor loss(const Tensor& ids);
 
   /// gradient_checkpointing_enable
-  void enable_checkpointing(CheckpointMode mode);
+  void enable_checkpointing(CheckpointMode mode) { checkpoint_.mode = mode; }
+  void enable_checkpointing(const BlockCheckpoints& checkpoints) { checkpoint_ = checkpoints; }
   /// model.enable_input_require_grads(): the embedding's output becomes a leaf that needs gradients.
   void enable_input_require_grads();
   /// peft.get_peft_model: freezes everything, then wraps the targets. Llama family only.
@@ -54,15 +105,16 @@ class CausalLm : public Module {
   std::vector<Module*> blocks_;
   Module* embedding_ = nullptr;
   std::vector<Tensor> extras_;  ///< small tensors that live with the model
-  CheckpointMode checkpoint_ = CheckpointMode::none;
+  BlockCheckpoints checkpoint_;
 };
 
 /// What the tools do to a model that was made: adapters, checkpointing, and the embedding's output as a leaf where they need it.
-void set_up(CausalLm& model, const LoraConfig& lora, CheckpointMode checkpoint);
+void set_up(CausalLm& model, const LoraConfig& lora, const BlockCheckpoints& checkpoints);
+inline void set_up(CausalLm& model, const LoraConfig& lora, CheckpointMode checkpoint) { set_up(model, lora, BlockCheckpoints{.mode = checkpoint}); }
 /// A model, made and set up.
-std::unique_ptr<CausalLm> make_causal_lm(Context& context, const HfConfig& config, const LoraConfig& lora, CheckpointMode checkpoint);
-
-/// ForCausalLMLoss: logits in fp32, labels shifted by padding, mean cross entropy.
-Tensor causal_lm_loss(Tensor logits, Tensor labels);
+std::unique_ptr<CausalLm> make_causal_lm(Context& context, const HfConfig& config, const LoraConfig& lora, const BlockCheckpoints& checkpoints);
+inline std::unique_ptr<CausalLm> make_causal_lm(Context& context, const HfConfig& config, const LoraConfig& lora, CheckpointMode checkpoint) {
+  return make_causal_lm(context, config, lora, BlockCheckpoints{.mode = checkpoint});
+}
 
 }  // namespace zeroplan::eager

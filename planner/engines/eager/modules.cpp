@@ -74,21 +74,55 @@ Tensors LoraLinear::forward(Arguments& arguments) {
   return {sum};
 }
 
-Embedding::Embedding(Context& owner, std::int64_t rows, std::int64_t columns, ScalarType type) : Module(owner, "Embedding") {
+Embedding::Embedding(Context& owner, std::int64_t rows, std::int64_t columns, ScalarType type, bool scaled) : Module(owner, "Embedding") {
   where = owner.where;
   own_parameters.emplace_back("weight", parameter(owner, Shape{rows, columns}, type, "embedding weight"));
+  if (scaled) {
+    {
+      Scoped on_host(owner.place, owner.host);
+      const Tensor number = empty(owner, Shape{}, type, "tensor");
+    }
+    scale_ = empty(owner, Shape{}, type, "embedding scale");
+  }
   made();
 }
 
-Tensors Embedding::forward(Arguments& arguments) { return {embedding(weight(), arguments.positional[0])}; }
+Tensors Embedding::forward(Arguments& arguments) {
+  const Tensor rows = embedding(weight(), arguments.positional[0]);
+  if (!scale_.defined()) return {rows};
+  const Tensor scale = to(scale_, weight().type());
+  return {mul(rows, scale)};
+}
 
-RmsNorm::RmsNorm(Context& owner, std::int64_t size, ScalarType type) : Module(owner, "RMSNorm") {
+RmsNorm::RmsNorm(Context& owner, std::int64_t size, ScalarType type, RmsNormKind norm_kind) : Module(owner, "RMSNorm"), kind_(norm_kind) {
   where = owner.where;
   own_parameters.emplace_back("weight", parameter(owner, Shape{size}, type, "norm weight"));
   made();
 }
 
+/// output = self._norm(x.float()) * (1.0 + self.weight.float())
+Tensor RmsNorm::plus_one(const Tensor& x) const {
+  Tensor output;
+  {
+    const Tensor hidden = to(x, ScalarType::fp32);
+    Tensor squares = pow_scalar(hidden);
+    Tensor variance = mean_last(squares);
+    squares.reset();
+    Tensor shifted = add_scalar(variance);
+    variance.reset();
+    Tensor scale = rsqrt(shifted);
+    shifted.reset();
+    output = mul(hidden, scale);
+  }
+  Tensor weight = to(own_parameters[0].second, ScalarType::fp32);
+  const Tensor factor = add_scalar(weight);
+  weight.reset();
+  output = mul(output, factor);
+  return to(output, x.type());
+}
+
 Tensors RmsNorm::forward(Arguments& arguments) {
+  if (kind_ == RmsNormKind::plus_one) return {plus_one(arguments.positional[0])};
   const ScalarType input_type = arguments.positional[0].type();
   Tensor hidden = to(arguments.positional[0], ScalarType::fp32);
   Tensor squares = pow_scalar(hidden);
@@ -99,6 +133,10 @@ Tensors RmsNorm::forward(Arguments& arguments) {
   shifted.reset();
   hidden = mul(hidden, scale);
   scale.reset();
+  if (kind_ == RmsNormKind::fp32_weight) {
+    const Tensor weighted = mul(own_parameters[0].second, hidden);
+    return {to(weighted, input_type)};
+  }
   const Tensor normed = to(hidden, input_type);
   return {mul(own_parameters[0].second, normed)};
 }
@@ -110,6 +148,8 @@ LayerNorm::LayerNorm(Context& owner, std::int64_t size, ScalarType type) : Modul
   made();
 }
 
-Tensors LayerNorm::forward(Arguments& arguments) { return {layer_norm(arguments.positional[0], own_parameters[0].second, own_parameters[1].second)}; }
+Tensors LayerNorm::forward(Arguments& arguments) {
+  return {layer_norm(arguments.positional[0], own_parameters[0].second, own_parameters.size() > 1 ? own_parameters[1].second : Tensor())};
+}
 
 }  // namespace zeroplan::eager

@@ -81,25 +81,38 @@ class LoraLinear : public Module {
 
 class Embedding : public Module {
  public:
-  Embedding(Context& context, std::int64_t rows, std::int64_t columns, ScalarType type);
+  /// `scaled`: GemmaTextScaledWordEmbedding, times a buffer of one element.
+  Embedding(Context& context, std::int64_t rows, std::int64_t columns, ScalarType type, bool scaled = false);
   const Tensor& weight() const { return own_parameters[0].second; }
 
  protected:
   Tensors forward(Arguments& arguments) override;
+
+ private:
+  Tensor scale_;
 };
 
-/// LlamaRMSNorm: in fp32, then cast back, then times the weight.
+/// All in fp32 at first. llama: cast back, then times the weight. plus_one (gemma): times 1 + weight in fp32, then cast back. fp32_weight (olmo2): times the weight, then cast back.
+enum class RmsNormKind : std::uint8_t { llama, plus_one, fp32_weight };
+
+/// LlamaRMSNorm and its like.
 class RmsNorm : public Module {
  public:
-  RmsNorm(Context& context, std::int64_t size, ScalarType type);
+  RmsNorm(Context& context, std::int64_t size, ScalarType type, RmsNormKind kind = RmsNormKind::llama);
 
  protected:
   Tensors forward(Arguments& arguments) override;
+
+ private:
+  Tensor plus_one(const Tensor& x) const;
+  RmsNormKind kind_;
 };
 
 class LayerNorm : public Module {
  public:
   LayerNorm(Context& context, std::int64_t size, ScalarType type);
+  /// `norm.bias = None`
+  void drop_bias() { own_parameters.pop_back(); }
 
  protected:
   Tensors forward(Arguments& arguments) override;

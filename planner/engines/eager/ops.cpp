@@ -85,6 +85,7 @@ Shape sizes_of(const Tensor& x, std::initializer_list<std::int64_t> sizes) {
 Tensor reshaped(const Tensor& x, const Shape& sizes) {
   Shape shape = sizes;
   if (view_strides(x.shape(), shape)) return alias(x, shape);
+  x.context().moves(2 * x.bytes());
   return empty(x.context(), sizes.contiguous(), x.type(), "clone");
 }
 
@@ -134,12 +135,30 @@ Shape elementwise_shape(std::initializer_list<const Tensor*> inputs) {
 }
 
 Tensor elementwise(const char* site, ScalarType type, std::initializer_list<const Tensor*> inputs) {
-  return empty((*inputs.begin())->context(), elementwise_shape(inputs), type, site);
+  Tensor out = empty((*inputs.begin())->context(), elementwise_shape(inputs), type, site);
+  std::int64_t moved_bytes = out.bytes();
+  for (const Tensor* input : inputs) moved_bytes += input->bytes();
+  out.context().moves(moved_bytes);
+  return out;
 }
 
-Tensor sum_to(const Tensor& tensor, const Shape& expected) { return empty(tensor.context(), expected.contiguous(), tensor.type(), "sum"); }
+Tensor sum_to(const Tensor& tensor, const Shape& expected) {
+  tensor.context().moves(tensor.bytes() + expected.elems() * size_of(tensor.type()));
+  return empty(tensor.context(), expected.contiguous(), tensor.type(), "sum");
+}
 
-Tensor cast(const Tensor& tensor, ScalarType type) { return empty_like(tensor, type, "_to_copy"); }
+Tensor cast(const Tensor& tensor, ScalarType type) {
+  tensor.context().moves(tensor.elems() * (size_of(tensor.type()) + size_of(type)));
+  return empty_like(tensor, type, "_to_copy");
+}
+
+void report_product(Context& context, const ProductSize& size, ScalarType type) {
+  const std::int64_t elems = size.rows * size.inner + size.inner * size.columns + size.rows * size.columns;
+  context.computes(size_of(type) == 2 ? Arithmetic::matmul_16_bit : Arithmetic::matmul_32_bit, 2 * size.batch * size.rows * size.inner * size.columns,
+                   size.batch * elems * size_of(type));
+}
+
+std::int64_t causal_attention_flops(const Tensor& q, const Tensor& k) { return 2 * q.elems() * k.size(2); }
 
 ScalarType promoted(ScalarType a, ScalarType b) {
   if (a == b) return a;
@@ -186,6 +205,8 @@ Tensor slice_last(const Tensor& x, std::int64_t start, std::int64_t length) {
   if (recording)
     recording->apply = [](BackwardCall& call) {
       call.results[0] = empty(*call.node.context, call.edge(0).expected.contiguous(), call.gradient().type(), "slice_backward");
+      call.node.context->moves(call.results[0].bytes());  // zeros
+      call.node.context->moves(2 * call.gradient().bytes());
     };
   recording.set_output(out);
   return out;
@@ -220,6 +241,7 @@ Tensors split_last(const Tensor& x, std::int64_t length) {
   if (recording)
     recording->apply = [](BackwardCall& call) {
       call.results[0] = empty(*call.node.context, call.edge(0).expected.contiguous(), call.edge(0).type, "cat");
+      call.node.context->moves(2 * call.results[0].bytes());
     };
   return out;
 }
@@ -227,6 +249,7 @@ Tensors split_last(const Tensor& x, std::int64_t length) {
 Tensor clone(const Tensor& x, bool row_major) {
   Recording recording(x.context(), "CloneBackward", {&x});
   x.context().begin_op("clone");
+  x.context().moves(2 * x.bytes());
   Tensor out = row_major ? empty(x.context(), x.shape().contiguous(), x.type(), "clone") : empty_like(x, "clone");
   if (recording) recording->apply = [](BackwardCall& call) { call.results[0] = call.gradient(); };
   recording.set_output(out);
@@ -393,9 +416,11 @@ Tensor mean_last(const Tensor& x) {
   Shape shape = elementwise_shape({&x});
   shape.sizes[at(shape.dims - 1)] = 1;
   Tensor out = empty(x.context(), shape.contiguous(), x.type(), "mean.dim");
+  x.context().moves(x.bytes() + out.bytes());
   if (recording)
     recording->apply = [](BackwardCall& call) {  // the expanded gradient (a view) divided by the length
       call.results[0] = empty(*call.node.context, call.edge(0).expected.contiguous(), call.gradient().type(), "div.Scalar");
+      call.node.context->moves(call.gradient().bytes() + call.results[0].bytes());
     };
   recording.set_output(out);
   return out;
@@ -407,6 +432,7 @@ Tensor cat_last(const Tensor& a, const Tensor& b) {
   Shape shape = a.shape();
   shape.sizes[at(shape.dims - 1)] += b.size(-1);
   Tensor out = empty(a.context(), shape.contiguous(), promoted(a.type(), b.type()), "cat");
+  a.context().moves(a.bytes() + b.bytes() + out.bytes());
   if (recording)
     recording->apply = [](BackwardCall& call) {  // narrow: views of the gradient
       for (std::size_t i = 0; i < 2; ++i) {
@@ -424,8 +450,9 @@ Tensor cat_last(const Tensor& a, const Tensor& b) {
 namespace {
 bool is_column_major(const Shape& shape) { return shape.strides[0] == 1 && shape.strides[1] == shape.sizes[0]; }
 
-/// Gradient of an operand of mm: of the operand's own layout.
-Tensor operand_gradient(const Tensor& gradient, const Shape& operand) {
+/// Gradient of an operand of mm: of the operand's own layout. `inner`: the length that forward's product summed over.
+Tensor operand_gradient(const Tensor& gradient, const Shape& operand, std::int64_t inner) {
+  report_product(gradient.context(), {.rows = gradient.size(0), .inner = inner, .columns = gradient.size(1)}, gradient.type());
   Shape shape = Shape{operand.sizes[0], operand.sizes[1]};
   if (!is_column_major(operand)) return empty(gradient.context(), shape, gradient.type(), "mm");
   const Tensor transposed = empty(gradient.context(), Shape{operand.sizes[1], operand.sizes[0]}, gradient.type(), "mm");
@@ -454,11 +481,12 @@ Tensor addmm_without_autocast(const Tensor& bias, const Tensor& a, const Tensor&
   int saved_a = -1, saved_b = -1;
   if (recording.needs(2)) saved_a = recording->save(a);
   if (recording.needs(1)) saved_b = recording->save(b);
+  report_product(a.context(), {.rows = a.size(0), .inner = a.size(1), .columns = b.size(1)}, a.type());
   Tensor out = empty(a.context(), Shape{a.size(0), b.size(1)}, a.type(), "addmm");
   if (recording)
     recording->apply = [saved_a, saved_b](BackwardCall& call) {
-      if (call.needs(1)) call.saved(saved_b), call.results[1] = operand_gradient(call.gradient(), call.edge(1).expected);
-      if (call.needs(2)) call.saved(saved_a), call.results[2] = operand_gradient(call.gradient(), call.edge(2).expected);
+      if (call.needs(1)) call.saved(saved_b), call.results[1] = operand_gradient(call.gradient(), call.edge(1).expected, call.edge(1).expected.sizes[1]);
+      if (call.needs(2)) call.saved(saved_a), call.results[2] = operand_gradient(call.gradient(), call.edge(2).expected, call.edge(2).expected.sizes[0]);
       if (call.needs(0)) call.results[0] = call.gradient();
     };
   recording.set_output(out);
@@ -488,11 +516,14 @@ Tensor mm(const Tensor& a, const Tensor& b) {
   int saved_a = -1, saved_b = -1;
   if (recording.needs(0)) saved_b = recording->save(b);
   if (recording.needs(1)) saved_a = recording->save(a);
-  Tensor out = std::move(cached(a.context(), true, [&] { return Tensors{empty(a.context(), Shape{a.size(0), b.size(1)}, a.type(), "mm")}; })[0]);
+  Tensor out = std::move(cached(a.context(), true, [&] {
+    report_product(a.context(), {.rows = a.size(0), .inner = a.size(1), .columns = b.size(1)}, a.type());
+    return Tensors{empty(a.context(), Shape{a.size(0), b.size(1)}, a.type(), "mm")};
+  })[0]);
   if (recording)
     recording->apply = [saved_a, saved_b](BackwardCall& call) {
-      if (call.needs(1)) call.saved(saved_a), call.results[1] = operand_gradient(call.gradient(), call.edge(1).expected);
-      if (call.needs(0)) call.saved(saved_b), call.results[0] = operand_gradient(call.gradient(), call.edge(0).expected);
+      if (call.needs(1)) call.saved(saved_a), call.results[1] = operand_gradient(call.gradient(), call.edge(1).expected, call.edge(1).expected.sizes[0]);
+      if (call.needs(0)) call.saved(saved_b), call.results[0] = operand_gradient(call.gradient(), call.edge(0).expected, call.edge(0).expected.sizes[1]);
     };
   recording.set_output(out);
   return out;
@@ -528,10 +559,13 @@ Tensor embedding(const Tensor& weight, const Tensor& ids) {
   weight.context().begin_op("embedding");
   if (recording) recording->save(ids);
   Tensor out = empty(weight.context(), Shape{ids.size(0), ids.size(1), weight.size(1)}, weight.type(), "embedding");
+  out.context().moves(2 * out.bytes());
   if (recording)
     recording->apply = [](BackwardCall& call) {
       call.saved(0);
       call.results[0] = empty(*call.node.context, call.edge(0).expected.contiguous(), call.gradient().type(), "embedding_dense_backward");
+      call.node.context->moves(call.results[0].bytes());  // zeros
+      call.node.context->moves(3 * call.gradient().bytes());
     };
   recording.set_output(out);
   return out;
@@ -542,7 +576,7 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   Recording recording(context, "NativeLayerNormBackward", {&x, &weight, &bias});
   context.begin_op("native_layer_norm");
   if (recording) {
-    recording->save(bias);
+    if (bias.defined()) recording->save(bias);
     recording->save(x);
     recording->save(weight);
   }
@@ -550,14 +584,17 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   rows.sizes[at(rows.dims - 1)] = 1;
   const ScalarType statistics = context.layer_norm_keeps_input_type ? x.type() : ScalarType::fp32;
   Tensor out = empty_like(x, "native_layer_norm");
+  context.moves(2 * x.bytes());
   const Tensor mean = empty(context, rows.contiguous(), statistics, "native_layer_norm");
   const Tensor rstd = empty(context, rows.contiguous(), statistics, "native_layer_norm");
   if (recording) {
     recording->save(mean, true);
     recording->save(rstd, true);
-    recording->apply = [](BackwardCall& call) {
-      const Tensor x_saved = call.saved(1);
-      for (int i = 2; i < 5; ++i) call.saved(i);
+    recording->apply = [x_index = bias.defined() ? 1 : 0](BackwardCall& call) {
+      const Tensor x_saved = call.saved(x_index);
+      for (int i = 1; i < 4; ++i) call.saved(x_index + i);
+      call.node.context->moves(3 * x_saved.bytes());  // of the input
+      call.node.context->moves(2 * x_saved.bytes());  // of weight and bias
       for (std::size_t i = 0; i < 3; ++i)
         if (call.needs(i)) call.results[i] = i == 0 ? empty_like(x_saved, "native_layer_norm_backward") : empty(*call.node.context, call.edge(i).expected, call.edge(i).type, "native_layer_norm_backward");
     };
@@ -572,6 +609,8 @@ void flash_formula(BackwardCall& call) {
   const Tensor q = call.saved(0), k = call.saved(1), v = call.saved(2), out = call.saved(3), log_sum_exp = call.saved(4);
   Context& context = *call.node.context;
   const std::int64_t batch = q.size(0), heads = q.size(1), tokens = round_up(q.size(2), 128), head_dim = round_up(q.size(3), 32);
+  // Five products where forward has two. Reads q, k, v, out and its gradient, writes dq, dk, dv.
+  context.computes(Arithmetic::attention, causal_attention_flops(q, k) * 5 / 2, 4 * q.bytes() + 2 * (k.bytes() + v.bytes()));
   call.results[0] = empty_like(q, "flash dq");
   call.results[1] = empty_like(k, "flash dk");
   call.results[2] = empty_like(v, "flash dv");
@@ -580,6 +619,7 @@ void flash_formula(BackwardCall& call) {
   if (k.size(1) == heads) return;
   const Tensor expanded_k = empty_like(q, "flash expanded dk");
   const Tensor expanded_v = empty_like(q, "flash expanded dv");
+  context.moves(2 * (expanded_k.bytes() + expanded_v.bytes()));  // written by the kernel, then summed over the heads that share
 }
 }  // namespace
 
@@ -588,6 +628,7 @@ Tensor flash_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
   Recording recording(context, "FlashBackward", {&q, &k, &v});
   context.begin_op("flash_attention");
   Tensors results = cached(context, false, [&] {
+    context.computes(Arithmetic::attention, causal_attention_flops(q, k), 2 * q.bytes() + k.bytes() + v.bytes());
     Tensors made{empty_like(q, "flash_attention")};
     made.push_back(empty(context, Shape{q.size(0), q.size(1), q.size(2)}, ScalarType::fp32, "flash_attention log-sum-exp"));
     return made;
@@ -610,10 +651,12 @@ Tensor log_softmax(const Tensor& x) {
   Recording recording(x.context(), "LogSoftmaxBackward", {&x});
   x.context().begin_op("_log_softmax");
   Tensor out = empty_like(x, "_log_softmax");
+  x.context().moves(2 * x.bytes());
   if (recording) {
     recording->apply = [](BackwardCall& call) {
       call.saved(0);
       call.results[0] = empty_like(call.gradient(), call.edge(0).type, "_log_softmax_backward_data");
+      call.node.context->moves(2 * call.gradient().bytes() + call.results[0].bytes());
     };
     recording->save(out, true);
   }
@@ -631,12 +674,15 @@ Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target) {
   }
   Tensor out = new_scalar(context, log_probabilities.type(), "nll_loss_forward");
   const Tensor total_weight = new_scalar(context, log_probabilities.type(), "nll_loss_forward");
+  context.moves(target.bytes());  // and one number a token
   if (recording) {
     recording->apply = [](BackwardCall& call) {
       const Tensor saved = call.saved(0);
-      call.saved(1);
+      const Tensor labels = call.saved(1);
       call.saved(2);
       call.results[0] = empty_like(saved, "nll_loss_backward");
+      call.node.context->moves(call.results[0].bytes());  // zeros
+      call.node.context->moves(labels.bytes());           // and one number a token
     };
     recording->save(total_weight, true);
   }
@@ -647,6 +693,7 @@ Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target) {
 Tensor pad_last(const Tensor& x) {
   Shape shape = x.shape();
   shape.sizes[at(shape.dims - 1)] += 1;
+  x.context().moves(2 * x.bytes());
   return empty(x.context(), shape.contiguous(), x.type(), "constant_pad_nd");
 }
 

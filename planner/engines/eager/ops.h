@@ -21,6 +21,13 @@ Tensor elementwise(const char* site, ScalarType type, std::initializer_list<cons
 Tensor sum_to(const Tensor& tensor, const Shape& expected);
 /// _to_copy without a graph.
 Tensor cast(const Tensor& tensor, ScalarType type);
+/// What a matrix product [batch] rows × inner × columns computes and moves, reported as one kernel (work.h).
+struct ProductSize {
+  std::int64_t batch = 1, rows = 0, inner = 0, columns = 0;
+};
+void report_product(Context& context, const ProductSize& size, ScalarType type);
+/// FLOPs of a fused causal attention forward on [batch, heads, tokens, head_dim]: two products of half the tokens × tokens matrix.
+std::int64_t causal_attention_flops(const Tensor& q, const Tensor& k);
 /// The dtype of an op on both.
 ScalarType promoted(ScalarType a, ScalarType b);
 
@@ -69,7 +76,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias);
 // ---- layers ------------------------------------------------------------------------------------------------------------------------------
 
 Tensor embedding(const Tensor& weight, const Tensor& ids);
-Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias);
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias);  ///< bias may be undefined
 /// Flash attention as one op on [batch, heads, tokens, head_dim]: out and log-sum-exp; backward dq, dk, dv and FlashAttention-2's buffers.
 Tensor flash_attention(const Tensor& q, const Tensor& k, const Tensor& v);
 

@@ -32,6 +32,7 @@ class AdamW {
  private:
   void make_state(std::size_t i);
   void step_for_loop(const std::vector<std::size_t>& active);
+  void step_fused(const std::vector<std::size_t>& active);
   void step_foreach(const std::vector<std::size_t>& active);
 
   Context& context_;

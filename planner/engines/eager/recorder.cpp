@@ -19,17 +19,23 @@ void Recorder::note_peak(int place) {
 void Recorder::begin_phase(std::string_view name) {
   const auto found = std::find_if(phases_.begin(), phases_.end(), [&](const PhasePeak& p) { return p.name == name; });
   current_phase_ = static_cast<std::size_t>(found - phases_.begin());
-  if (found == phases_.end()) phases_.push_back(PhasePeak{.name = std::string(name)});
+  if (found == phases_.end()) {
+    phases_.push_back(PhasePeak{.name = std::string(name)});
+    totals_.emplace_back();
+  }
   if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::phase, .storage = static_cast<StorageIndex>(current_phase_), .op = static_cast<std::uint32_t>(ops_.size())});
   for (int place = 0; place < kPlaceCount; ++place) note_peak(place);
 }
 
 void Recorder::forget_phases(std::string_view prefix) {
   if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::forget, .op = static_cast<std::uint32_t>(ops_.size())});
-  for (PhasePeak& phase : phases_) {
-    if (!std::string_view(phase.name).starts_with(prefix)) continue;
-    for (int place = 0; place < kPlaceCount; ++place) phase.seen[place] = false;
+  const auto is_forgotten = [&](std::size_t phase) { return std::string_view(phases_[phase].name).starts_with(prefix); };
+  for (std::size_t i = 0; i < phases_.size(); ++i) {
+    if (!is_forgotten(i)) continue;
+    for (int place = 0; place < kPlaceCount; ++place) phases_[i].seen[place] = false;
+    totals_[i] = {};
   }
+  std::erase_if(activities_, [&](const Activity& activity) { return is_forgotten(activity.phase); });
 }
 
 void Recorder::grow(Place place, std::int64_t bytes) {
@@ -72,6 +78,19 @@ void Recorder::end() {
 
 void Recorder::begin_op(const OpEvent& op) {
   if (record_events_) ops_.push_back(op);
+}
+
+WorkTotals Recorder::work_totals(std::string_view prefix, Stream stream) const {
+  WorkTotals sum;
+  for (std::size_t i = 0; i < phases_.size(); ++i)
+    if (std::string_view(phases_[i].name).starts_with(prefix)) sum += totals_[i][static_cast<std::size_t>(stream)];
+  return sum;
+}
+
+WorkTotals Recorder::work_totals(std::string_view prefix) const {
+  WorkTotals sum;
+  for (int stream = 0; stream < kStreamCount; ++stream) sum += work_totals(prefix, static_cast<Stream>(stream));
+  return sum;
 }
 
 const PhasePeak* Recorder::phase(std::string_view name) const {

@@ -1,9 +1,11 @@
 // Recorder: what an emulated training process asks of memory, in order. Every storage is reported from its creation to its end;
 // the Recorder keeps, per phase and place, the highest sum of requested bytes, and on request the whole stream of events, from which
 // alive_at_peak() says what was alive at a peak and from which a Program can be cut (one op call = one instruction: births before it, deaths after it).
-// Requested bytes: before any allocator rounds them. Leaves out addresses, streams' waits and time.
+// Requested bytes: before any allocator rounds them. It also hears of the work that is done (work.h): sums per phase and stream always, the list on request.
+// Leaves out addresses and seconds.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -11,6 +13,7 @@
 
 #include "planner/core/model.h"
 #include "planner/core/program.h"
+#include "planner/engines/eager/work.h"
 
 namespace zeroplan::eager {
 
@@ -69,12 +72,14 @@ struct AliveBytes {
 
 class Recorder {
  public:
-  /// With record_events the stream of events is kept; without it only peaks are (faster).
-  explicit Recorder(bool record_events = false) : record_events_(record_events) {}
+  /// With record_events the stream of events and activities is kept; without it only peaks and sums of work are (faster).
+  explicit Recorder(bool record_events = false) : record_events_(record_events), record_activities_(record_events) {}
+  /// Keeps activities from now on, also without the events of memory.
+  void record_activities() { record_activities_ = true; }
 
   /// Peaks are counted for `name` from now on, starting at what is alive. A phase that was seen before goes on with its old peak (micro batches).
   void begin_phase(std::string_view name);
-  /// Forgets the peaks of phases whose name starts with prefix (a steady step counts alone).
+  /// Forgets the peaks and the work of phases whose name starts with prefix (a steady step counts alone).
   void forget_phases(std::string_view prefix);
 
   StorageIndex allocate(std::int64_t bytes, const StorageTag& tag);
@@ -85,6 +90,15 @@ class Recorder {
   void empty_cache();
   void end();
   void begin_op(const OpEvent& op);
+  /// Phase and op are filled in here.
+  void work(Activity activity) {
+    activity.phase = static_cast<std::uint16_t>(current_phase_);
+    if (current_phase_ < totals_.size()) totals_[current_phase_][static_cast<std::size_t>(activity.stream)].add(activity);
+    if (!record_activities_) return;
+    activity.op = static_cast<std::uint32_t>(ops_.size());
+    activities_.push_back(activity);
+  }
+  EventId next_event() { return ++last_event_; }
 
   std::int64_t alive_bytes(Place place) const { return alive_[static_cast<int>(place)]; }
   const std::vector<PhasePeak>& phases() const { return phases_; }
@@ -95,6 +109,11 @@ class Recorder {
   const std::vector<MemoryEvent>& events() const { return events_; }
   const std::vector<OpEvent>& ops() const { return ops_; }
   const std::vector<StorageTag>& tags() const { return tags_; }  ///< by StorageIndex; categories are the last ones set
+  bool has_activities() const { return record_activities_; }
+  const std::vector<Activity>& activities() const { return activities_; }  ///< of phases that were not forgotten
+  /// Sums over the phases whose name starts with prefix: of one stream, of all.
+  WorkTotals work_totals(std::string_view prefix, Stream stream) const;
+  WorkTotals work_totals(std::string_view prefix) const;
 
   /// What was alive when the phase reached its peak, largest first. Needs record_events.
   std::vector<AliveBytes> alive_at_peak(std::string_view name, Place place = Place::device) const;
@@ -103,7 +122,7 @@ class Recorder {
   void grow(Place place, std::int64_t bytes);
   void note_peak(int place);
 
-  bool record_events_;
+  bool record_events_, record_activities_;
   std::int64_t alive_[kPlaceCount] = {};
   std::size_t current_phase_ = 0;
   StorageIndex next_storage_ = 0;
@@ -111,6 +130,9 @@ class Recorder {
   std::vector<MemoryEvent> events_;
   std::vector<OpEvent> ops_;
   std::vector<StorageTag> tags_;
+  std::vector<Activity> activities_;
+  std::vector<std::array<WorkTotals, kStreamCount>> totals_;  ///< by phase and stream
+  EventId last_event_ = 0;
 };
 
 }  // namespace zeroplan::eager
