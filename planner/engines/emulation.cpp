@@ -7,8 +7,10 @@
 
 #include "planner/core/error.h"
 #include "planner/core/torch_release.h"
+#include "planner/engines/eager/ddp.h"
 #include "planner/engines/eager/deepspeed_zero12.h"
 #include "planner/engines/eager/deepspeed_zero3.h"
+#include "planner/engines/eager/fsdp1.h"
 #include "planner/engines/eager/fsdp2.h"
 #include "planner/engines/eager/hf_models.h"
 #include "planner/engines/eager/single.h"
@@ -31,20 +33,21 @@ ScalarType scalar_type(Dtype dtype) {
 }
 
 /// Which emulated engine stands for the question's.
-enum class Emulated : std::uint8_t { single, fsdp2, zero12, zero3 };
+enum class Emulated : std::uint8_t { single, ddp, fsdp1, fsdp2, zero12, zero3 };
 
-Emulated emulated_engine(const Plan& plan) {
+Emulated emulated_engine(const Question& question) {
+  const Plan& plan = question.plan;
   switch (plan.engine) {
-    case Engine::single:
-    case Engine::ddp: return Emulated::single;
-    case Engine::fsdp1:
+    case Engine::single: return Emulated::single;
+    case Engine::ddp: return question.cluster.world_size() > 1 ? Emulated::ddp : Emulated::single;
+    case Engine::fsdp1: return Emulated::fsdp1;
     case Engine::fsdp2: return Emulated::fsdp2;
     case Engine::zeroplan:
     case Engine::other:
     case Engine::deepspeed: break;
   }
-  if (plan.stage == 3) return Emulated::zero3;
-  return plan.stage == 0 ? Emulated::single : Emulated::zero12;
+  if (plan.stage == 3) return plan.tool.starts_with("torchtitan") ? Emulated::fsdp2 : Emulated::zero3;
+  return plan.stage == 0 && !question.has_master() ? Emulated::ddp : Emulated::zero12;
 }
 
 /// pytorch/pytorch#153666: torch.nn.RMSNorm is one CUDA kernel.
@@ -54,10 +57,37 @@ constexpr TorchChange kTorchtitanDropsLogits{4, 20240612};
 
 // ---- parts that the jobs share ----
 
-eager::HfConfig model_of(const Question& question) { return eager::hf_config(question.job.model, scalar_type(question.parameters_dtype()), question.job.seq); }
+/// What a job is made of: the question, and how the oracle differs from a real run.
+struct Asked {
+  const Question& question;
+  int steps = 3;
+  bool oracle = false;
+};
 
-eager::TrainingSize size_of(const Question& question, int steps) {
-  return {.seq_tokens = question.job.seq / question.job.sequence_parallel, .micro_batch = question.plan.micro_batch, .accumulate = question.plan.accumulate, .steps = steps};
+eager::LossConfig loss_of(const Question& question) {
+  using Kind = eager::LossConfig::Kind;
+  const bool fp32 = question.job.logits_fp32.value_or(true);
+  const std::int64_t chunks = question.plan.loss_chunks.value_or(eager::LossConfig{}.chunks);
+  if (question.plan.loss == Loss::fused) return {.kind = Kind::fused};
+  if (question.plan.loss == Loss::chunked) return {.kind = Kind::chunked, .chunks = chunks};
+  if (question.plan.tool == "llm-foundry" && !fp32) return {.kind = Kind::flash};
+  return {.kind = Kind::plain, .logits_fp32 = fp32};
+}
+
+/// The oracle's models have as many learned positions as their sequences are long.
+eager::HfConfig model_of(const Asked& asked) {
+  const Question& question = asked.question;
+  const std::int64_t positions = asked.oracle ? question.job.seq : std::max(question.job.model.max_position, question.job.seq);
+  eager::HfConfig config = eager::hf_config(question.job.model, scalar_type(question.parameters_dtype()), positions);
+  if (config.attention == AttentionKernel::flash) config.attention = question.plan.attention;  // models that write attention out do so whatever is asked
+  config.loss = loss_of(question);
+  config.foundry = question.plan.tool == "llm-foundry" && config.family == eager::HfConfig::Family::mpt;
+  return config;
+}
+
+eager::TrainingSize size_of(const Asked& asked) {
+  const Question& q = asked.question;
+  return {.seq_tokens = q.job.seq / q.job.sequence_parallel, .micro_batch = q.plan.micro_batch, .accumulate = q.plan.accumulate, .steps = asked.steps};
 }
 
 eager::OptimizerKernel kernel_of(const Question& question) {
@@ -76,14 +106,19 @@ bool checkpoints_reentrant(const Plan& plan) {
   return plan.checkpoint_reentrant.value_or(std::find(kReentrant.begin(), kReentrant.end(), plan.tool) != kReentrant.end());
 }
 
-bool recomputes_all(const Question& question) {
-  return question.plan.checkpoint_policy == CheckpointPolicy::blocks && question.plan.recomputed_blocks == question.job.model.num_layers;
-}
-
-eager::CheckpointMode checkpoint_of(const Question& question) {
-  if (question.plan.checkpoint_policy == CheckpointPolicy::selective_op) return eager::CheckpointMode::selective;
-  if (!recomputes_all(question)) return eager::CheckpointMode::none;
-  return checkpoints_reentrant(question.plan) ? eager::CheckpointMode::reentrant : eager::CheckpointMode::non_reentrant;
+/// Blocks of a plan that are recomputed, with a mode of torch.utils.checkpoint.
+eager::BlockCheckpoints checkpoint_of(const Question& question, bool may_be_reentrant = true) {
+  using Mode = eager::CheckpointMode;
+  const Plan& plan = question.plan;
+  const Mode mode = may_be_reentrant && checkpoints_reentrant(plan) ? Mode::reentrant : Mode::non_reentrant;
+  switch (plan.checkpoint_policy) {
+    case CheckpointPolicy::selective_op: return {.mode = Mode::selective};
+    case CheckpointPolicy::every_nth: return {.mode = mode, .every = plan.checkpoint_every};
+    case CheckpointPolicy::selective_attention: return {};
+    case CheckpointPolicy::blocks: break;
+  }
+  if (plan.recomputed_blocks == 0) return {};
+  return {.mode = mode, .first_blocks = plan.recomputed_blocks};
 }
 
 eager::TitanCheckpoint titan_checkpoint_of(const Question& question) {
@@ -94,7 +129,7 @@ eager::TitanCheckpoint titan_checkpoint_of(const Question& question) {
     case CheckpointPolicy::blocks:
     case CheckpointPolicy::selective_attention: break;
   }
-  return {.mode = recomputes_all(question) ? Mode::full : Mode::none};
+  return {.mode = question.plan.recomputed_blocks > 0 ? Mode::full : Mode::none};
 }
 
 eager::LoraConfig lora_of(const Question& question) {
@@ -111,13 +146,59 @@ std::optional<ScalarType> stated(const std::optional<Dtype>& said, Dtype asked, 
 
 // ---- jobs ----
 
-eager::SingleJob single_job(const Question& question, int steps) {
-  return {.model = model_of(question),
-          .size = size_of(question, steps),
-          .checkpoint = checkpoint_of(question),
-          .compute_type = scalar_type(question.job.compute_dtype),
-          .kernel = kernel_of(question),
-          .lora = lora_of(question)};
+eager::SingleJob single_job(const Asked& asked) {
+  const Question& q = asked.question;
+  return {.model = model_of(asked),
+          .size = size_of(asked),
+          .checkpoint = checkpoint_of(q),
+          .compute_type = scalar_type(q.job.compute_dtype),
+          .kernel = kernel_of(q),
+          .lora = lora_of(q)};
+}
+
+/// Tools on Accelerate and Lightning reduce gradients at the last micro batch of a step only.
+bool skips_reductions(const Plan& plan) {
+  constexpr std::array<std::string_view, 5> kNoSync{"accelerate", "hf-trainer", "llamafactory", "ms-swift", "litgpt"};
+  return std::find(kNoSync.begin(), kNoSync.end(), plan.tool) != kNoSync.end();
+}
+
+eager::DdpJob ddp_job(const Asked& asked) {
+  const Question& q = asked.question;
+  eager::DdpJob job;
+  job.model = model_of(asked);
+  job.world_ranks = q.cluster.world_size();
+  job.size = size_of(asked);
+  job.no_sync = skips_reductions(q.plan);
+  job.checkpoint = checkpoint_of(q);
+  job.compute_type = scalar_type(q.job.compute_dtype);
+  job.kernel = kernel_of(q);
+  job.lora = lora_of(q);
+  return job;
+}
+
+eager::ShardingStrategy strategy_of(const Question& question) {
+  using Strategy = eager::ShardingStrategy;
+  const bool hybrid = question.shard_group() < question.cluster.world_size();
+  if (question.plan.stage == 2) return hybrid ? Strategy::hybrid_shard_zero2 : Strategy::shard_grad_op;
+  if (question.plan.stage < 2) return Strategy::no_shard;
+  return hybrid ? Strategy::hybrid_shard : Strategy::full_shard;
+}
+
+eager::Fsdp1Job fsdp1_job(const Asked& asked) {
+  const Question& q = asked.question;
+  eager::Fsdp1Job job;
+  job.model = model_of(asked);
+  job.world_ranks = q.cluster.world_size();
+  if (q.shard_group() < job.world_ranks) job.shard_group_ranks = q.shard_group();
+  job.size = size_of(asked);
+  job.strategy = strategy_of(q);
+  job.param_type = scalar_type(q.job.compute_dtype);
+  job.reduce_type = scalar_type(q.reduce_dtype());
+  job.cpu_offload = q.plan.offload_parameters == Offload::cpu;
+  job.no_sync = skips_reductions(q.plan);
+  job.checkpoint = checkpoint_of(q, false);
+  job.kernel = kernel_of(q);
+  return job;
 }
 
 eager::Reshard reshard_of(const Plan& plan) {
@@ -125,18 +206,22 @@ eager::Reshard reshard_of(const Plan& plan) {
   return plan.reshard == Reshard::never || plan.stage == 2 ? eager::Reshard::never : eager::Reshard::by_default;
 }
 
-eager::Fsdp2Job fsdp2_job(const Question& question, int steps) {
-  return {.tool = question.plan.tool == "torchtitan" ? eager::Fsdp2Job::Tool::torchtitan : eager::Fsdp2Job::Tool::transformers,
-          .model = model_of(question),
-          .world_ranks = question.cluster.world_size(),
-          .shard_group_ranks = question.shard_group(),
-          .size = size_of(question, steps),
-          .reshard = reshard_of(question.plan),
-          .checkpoint = titan_checkpoint_of(question),
-          .compute_type = scalar_type(question.job.compute_dtype),
-          .reduce_type = scalar_type(question.reduce_dtype()),
-          .kernel = kernel_of(question),
-          .keeps_fp32_logits = is_before(question.plan.torch, kTorchtitanDropsLogits)};
+eager::Fsdp2Job fsdp2_job(const Asked& asked) {
+  const Question& q = asked.question;
+  const bool titan = q.plan.tool.starts_with("torchtitan");
+  return {.tool = titan ? eager::Fsdp2Job::Tool::torchtitan : eager::Fsdp2Job::Tool::transformers,
+          .model = model_of(asked),
+          .world_ranks = q.cluster.world_size(),
+          .shard_group_ranks = q.shard_group(),
+          .size = size_of(asked),
+          .reshard = reshard_of(q.plan),
+          .checkpoint = checkpoint_of(q, false),
+          .titan_checkpoint = titan_checkpoint_of(q),
+          .compute_type = scalar_type(q.job.compute_dtype),
+          .reduce_type = scalar_type(q.reduce_dtype()),
+          .kernel = kernel_of(q),
+          .keeps_fp32_logits = is_before(q.plan.torch, kTorchtitanDropsLogits),
+          .made_on_meta = !asked.oracle};
 }
 
 eager::Zero12Options zero12_options(const Question& question) {
@@ -156,17 +241,20 @@ eager::Zero12Options zero12_options(const Question& question) {
           .gradient_clipping = question.job.clip_norm};
 }
 
-eager::Zero12Job zero12_job(const Question& question, int steps) {
-  return {.model = model_of(question),
-          .lora = lora_of(question),
-          .stage = static_cast<int>(question.plan.stage),
-          .world_ranks = question.cluster.world_size(),
-          .size = size_of(question, steps),
-          .checkpoint = checkpoint_of(question),
-          .kernel = kernel_of(question),
-          .offload_optimizer = question.plan.offload_optimizer == Offload::cpu,
-          .zero = zero12_options(question),
-          .gpu_bytes = question.cluster.device.capacity_bytes.value()};
+/// Stage 0 with a master copy is stage 1 on one rank: nothing is sharded, everything else is the same.
+eager::Zero12Job zero12_job(const Asked& asked) {
+  const Question& q = asked.question;
+  const bool whole = q.plan.stage == 0;
+  return {.model = model_of(asked),
+          .lora = lora_of(q),
+          .stage = whole ? 1 : static_cast<int>(q.plan.stage),
+          .world_ranks = whole ? 1 : q.cluster.world_size(),
+          .size = size_of(asked),
+          .checkpoint = checkpoint_of(q),
+          .kernel = kernel_of(q),
+          .offload_optimizer = q.plan.offload_optimizer == Offload::cpu,
+          .zero = zero12_options(q),
+          .gpu_bytes = q.cluster.device.capacity_bytes.value()};
 }
 
 eager::Zero3Fetching fetching_of(const DeepSpeedOptions& o) {
@@ -180,11 +268,12 @@ eager::Zero3Fetching fetching_of(const DeepSpeedOptions& o) {
           .by_all_reduce = o.stage3_use_all_reduce_for_fetch_params};
 }
 
-eager::Zero3Job zero3_job(const Question& question, int steps) {
+eager::Zero3Job zero3_job(const Asked& asked) {
+  const Question& question = asked.question;
   const DeepSpeedOptions& o = question.plan.deepspeed;
-  eager::Zero3Job job{.model = model_of(question),
+  eager::Zero3Job job{.model = model_of(asked),
                       .ranks = question.shard_group(),
-                      .size = size_of(question, steps),
+                      .size = size_of(asked),
                       .checkpoint = checkpoint_of(question),
                       .kernel = kernel_of(question),
                       .lora = lora_of(question),
@@ -217,35 +306,43 @@ class Gaps {
 };
 
 bool tool_is_emulated(const Question& question) {
-  constexpr std::array<std::string_view, 4> kOwnModels{"llm-foundry", "litgpt", "megatron-deepspeed", "internevo"};
+  constexpr std::array<std::string_view, 3> kOwnModels{"litgpt", "megatron-deepspeed", "internevo"};
   return std::find(kOwnModels.begin(), kOwnModels.end(), question.plan.tool) == kOwnModels.end();
+}
+
+bool has_gap_in_checkpointing(const Question& question) {
+  const Plan& plan = question.plan;
+  if (plan.checkpoint_policy == CheckpointPolicy::selective_attention) return true;
+  const bool partly = plan.checkpoint_policy == CheckpointPolicy::blocks && plan.recomputed_blocks > 0 && plan.recomputed_blocks < question.job.model.num_layers;
+  return partly && plan.tool.starts_with("torchtitan");
 }
 
 }  // namespace
 
 std::vector<EmulationGap> emulation_gaps(const Question& question) {
-  (void)model_of(question);
+  (void)model_of({.question = question});
   const Job& job = question.job;
   const Plan& plan = question.plan;
+  const Emulated emulated = emulated_engine(question);
+  const bool fsdp = emulated == Emulated::fsdp1 || emulated == Emulated::fsdp2;
   Gaps gaps;
   gaps.note_if(plan.engine == Engine::other, "engine", fmt::format("as DeepSpeed at stage {}", plan.stage));
-  gaps.note_if(plan.engine == Engine::fsdp1, "engine", "as FSDP2");
-  gaps.note_if(plan.engine == Engine::ddp || (plan.engine == Engine::deepspeed && plan.stage == 0), "engine", "as plain PyTorch, without buckets");
+  gaps.note_if(plan.engine == Engine::deepspeed && plan.stage == 0, "engine", "as ZeRO 1 on one rank");
   gaps.note_if(!tool_is_emulated(question), "tool", "with transformers' model code");
   gaps.note_if(job.sequence_parallel > 1, "sequence_parallel", "as sequences of seq / sequence_parallel tokens, attention's exchange left out");
   gaps.note_if(job.optimizer != Optimizer::adamw && job.optimizer != Optimizer::adam, "optimizer", "as adamw");
   gaps.note_if(job.optimizer_dtype != question.parameters_dtype() && job.optimizer_dtype != Dtype::fp32, "optimizer_dtype", "as fp32");
   gaps.note_if(job.lora && job.lora->base_dtype != BaseDtype::bf16 && job.lora->base_dtype != BaseDtype::fp16, "train", "with a base in 16 bits");
+  gaps.note_if(has_gap_in_checkpointing(question), "checkpoint", plan.recomputed_blocks > 0 ? "as full" : "as none");
   gaps.note_if(plan.compile, "compile", "as eager PyTorch");
   gaps.note_if(plan.fp8, "fp8", "in the compute dtype");
   gaps.note_if(plan.offload_activations != Offload::none, "offload_activations", "kept on the device");
   gaps.note_if(plan.offload_optimizer == Offload::nvme, "offload_optimizer", "kept on the device");
   gaps.note_if(plan.offload_parameters == Offload::nvme, "offload_parameters", "kept on the device");
   gaps.note_if(plan.offload_optimizer_ratio < 1 && plan.offload_optimizer != Offload::none, "offload_optimizer_ratio", "as 1");
-  const Emulated emulated = emulated_engine(plan);
   const bool offloads = plan.offload_optimizer == Offload::cpu || plan.offload_parameters == Offload::cpu;
-  gaps.note_if(offloads && (emulated == Emulated::fsdp2 || emulated == Emulated::single), "offload_optimizer", "kept on the device");
-  gaps.note_if(job.lora && emulated == Emulated::fsdp2, "train", "as full training");
+  gaps.note_if(offloads && (emulated == Emulated::fsdp2 || emulated == Emulated::single || emulated == Emulated::ddp), "offload_optimizer", "kept on the device");
+  gaps.note_if(job.lora && fsdp, "train", "as full training");
   return gaps.take();
 }
 
@@ -253,15 +350,14 @@ eager::PhasePeaks emulate(const Question& question, eager::Recorder& recorder, E
   const bool oracle = device == EmulatedDevice::oracle;
   eager::MachineBehaviour machine = oracle ? eager::kSimulatedAccelerator : eager::kGpu;
   machine.fused_rms_norm = !oracle && !is_before(question.plan.torch, kFusedRmsNorm);
-  switch (emulated_engine(question.plan)) {
-    case Emulated::single: return eager::run_single(single_job(question, steps), recorder, oracle ? eager::kFakeCpu : eager::kGpu);
-    case Emulated::fsdp2: {
-      eager::Fsdp2Job job = fsdp2_job(question, steps);
-      job.made_on_meta = !oracle;  // the oracle makes it whole
-      return eager::run_fsdp2(job, recorder, machine);
-    }
-    case Emulated::zero12: return eager::run_zero12(zero12_job(question, steps), recorder, machine);
-    case Emulated::zero3: return eager::run_zero3(zero3_job(question, steps), recorder, machine);
+  const Asked asked{.question = question, .steps = steps, .oracle = oracle};
+  switch (emulated_engine(question)) {
+    case Emulated::single: return eager::run_single(single_job(asked), recorder, oracle ? eager::kFakeCpu : machine);
+    case Emulated::ddp: return eager::run_ddp(ddp_job(asked), recorder, oracle ? eager::kFakeCpu : machine);
+    case Emulated::fsdp1: return eager::run_fsdp1(fsdp1_job(asked), recorder, machine);
+    case Emulated::fsdp2: return eager::run_fsdp2(fsdp2_job(asked), recorder, machine);
+    case Emulated::zero12: return eager::run_zero12(zero12_job(asked), recorder, machine);
+    case Emulated::zero3: return eager::run_zero3(zero3_job(asked), recorder, machine);
   }
   return {};
 }

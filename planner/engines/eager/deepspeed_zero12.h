@@ -44,7 +44,7 @@ struct Zero12Job {
   int stage = 2;    ///< 1 or 2
   std::int64_t world_ranks = 1;
   TrainingSize size;
-  CheckpointMode checkpoint = CheckpointMode::none;
+  BlockCheckpoints checkpoint;
   OptimizerKernel kernel = OptimizerKernel::foreach;
   bool offload_optimizer = false;  ///< to pinned or plain host memory: the same bytes
   Zero12Options zero;

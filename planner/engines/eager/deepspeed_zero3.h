@@ -27,7 +27,7 @@ struct Zero3Job {
   HfConfig model;  ///< model.type: dtype of the stored parameters (bf16, fp16, fp32)
   std::int64_t ranks = 1;
   TrainingSize size;
-  CheckpointMode checkpoint = CheckpointMode::none;
+  BlockCheckpoints checkpoint;
   OptimizerKernel kernel = OptimizerKernel::foreach;
   LoraConfig lora;         ///< rank 0: full training
   bool zero_init = false;  ///< the model is made in shards; else whole on every rank first

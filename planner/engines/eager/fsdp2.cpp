@@ -526,11 +526,10 @@ FsdpOptions options_of(const Fsdp2Job& job) {
 
 /// engine_fake.py: blocks in checkpoint_wrapper, then fully_shard(block), fully_shard(model). By default the root is not resharded (_lazy_init).
 void make_transformers(Context& context, const Fsdp2Job& job, Trainee& trainee) {
-  assert(job.checkpoint.mode == TitanCheckpoint::Mode::none || job.checkpoint.mode == TitanCheckpoint::Mode::full);
   Scoped place(context.place, job.made_on_meta ? Place::meta : context.place);
   std::unique_ptr<CausalLm> model = CausalLm::make(context, job.model);
   context.place = place.old();
-  if (job.checkpoint.mode != TitanCheckpoint::Mode::none) model->enable_checkpointing(CheckpointMode::non_reentrant);
+  model->enable_checkpointing(job.checkpoint);
   Wrapping wrapping(trainee.fsdp, *model, options_of(job));
   for (Module* block : model->blocks()) wrapping.fully_shard({block}, job.reshard != Reshard::never);
   wrapping.fully_shard({model.get()}, job.reshard == Reshard::always);
@@ -541,7 +540,7 @@ void make_transformers(Context& context, const Fsdp2Job& job, Trainee& trainee) 
 /// apply_fsdp of torchtitan's models/llama3/infra/parallelize.py. The root has no parameters of its own left.
 void make_torchtitan(Context& context, const Fsdp2Job& job, Trainee& trainee) {
   Scoped place(context.place, job.made_on_meta ? Place::meta : context.place);
-  auto model = std::make_unique<TitanTransformer>(context, titan_config(job.model, job.size.seq_tokens, job.checkpoint, job.keeps_fp32_logits));
+  auto model = std::make_unique<TitanTransformer>(context, titan_config(job.model, job.size.seq_tokens, job.titan_checkpoint, job.keeps_fp32_logits));
   context.place = place.old();
   Wrapping wrapping(trainee.fsdp, *model, options_of(job));
   const bool reshard_after_forward = job.reshard != Reshard::never;

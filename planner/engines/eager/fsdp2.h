@@ -30,7 +30,8 @@ struct Fsdp2Job {
   std::int64_t shard_group_ranks = 1;  ///< divides world_ranks; fewer: HSDP, gradients are all-reduced across the copies
   TrainingSize size;  ///< every micro batch reduces its gradients
   Reshard reshard = Reshard::by_default;
-  TitanCheckpoint checkpoint;  ///< transformers: none or full
+  BlockCheckpoints checkpoint;        ///< transformers; by checkpoint_wrapper, so never re-entrant
+  TitanCheckpoint titan_checkpoint;  ///< torchtitan
   ScalarType compute_type = ScalarType::bf16;
   ScalarType reduce_type = ScalarType::fp32;
   OptimizerKernel kernel = OptimizerKernel::foreach;

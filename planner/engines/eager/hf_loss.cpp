@@ -13,7 +13,7 @@ Tensor fused_loss(Linear& head, const Tensor& hidden, const Tensor& labels) {
   const Tensor padded = pad_last(labels);
   const Tensor target = view(contiguous(slice_last(padded, 1, padded.size(-1) - 1)), {-1});
   const Tensor rows = view(hidden, {-1, hidden.size(-1)});
-  return fused_linear_cross_entropy(rows, head.weight(), target);
+  return head.call_with(rows, [&](const Tensor& x) { return fused_linear_cross_entropy(x, head.weight(), target); });
 }
 
 /// The lengths of tensor_split.

@@ -110,11 +110,7 @@ class CausalLm : public Module {
 
 /// What the tools do to a model that was made: adapters, checkpointing, and the embedding's output as a leaf where they need it.
 void set_up(CausalLm& model, const LoraConfig& lora, const BlockCheckpoints& checkpoints);
-inline void set_up(CausalLm& model, const LoraConfig& lora, CheckpointMode checkpoint) { set_up(model, lora, BlockCheckpoints{.mode = checkpoint}); }
 /// A model, made and set up.
 std::unique_ptr<CausalLm> make_causal_lm(Context& context, const HfConfig& config, const LoraConfig& lora, const BlockCheckpoints& checkpoints);
-inline std::unique_ptr<CausalLm> make_causal_lm(Context& context, const HfConfig& config, const LoraConfig& lora, CheckpointMode checkpoint) {
-  return make_causal_lm(context, config, lora, BlockCheckpoints{.mode = checkpoint});
-}
 
 }  // namespace zeroplan::eager

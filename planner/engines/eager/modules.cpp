@@ -50,7 +50,13 @@ Linear::Linear(Context& owner, std::int64_t in, std::int64_t out, bool has_bias,
   made();
 }
 
+Tensor Linear::call_with(const Tensor& x, const std::function<Tensor(const Tensor& x)>& use) {
+  Scoped in_use(use_, &use);
+  return call(x);
+}
+
 Tensors Linear::forward(Arguments& arguments) {
+  if (use_ != nullptr) return {(*use_)(arguments.positional[0])};
   return {linear(arguments.positional[0], own_parameters[0].second, own_parameters.size() > 1 ? own_parameters[1].second : Tensor())};
 }
 

@@ -62,8 +62,15 @@ class Linear : public Module {
   Linear(Context& context, std::int64_t in, std::int64_t out, bool has_bias, ScalarType type);
   const Tensor& weight() const { return own_parameters[0].second; }
 
+  /// A call whose forward is `use`: for code that takes the weight without calling the module, as fused losses do. Engines whose hooks gather parameters
+  /// see a call (DeepSpeed gathers at the access, by ZeROOrderedDict, for the module that runs).
+  Tensor call_with(const Tensor& x, const std::function<Tensor(const Tensor& x)>& use);
+
  protected:
   Tensors forward(Arguments& arguments) override;
+
+ private:
+  const std::function<Tensor(const Tensor& x)>* use_ = nullptr;
 };
 
 /// peft's lora.Linear around a frozen Linear: base(x) + B(A(x)) × scaling. Dropout 0, adapters in the weights' dtype.

@@ -14,7 +14,7 @@ namespace zeroplan::eager {
 struct SingleJob {
   HfConfig model;  ///< model.type: dtype of the stored parameters
   TrainingSize size;
-  CheckpointMode checkpoint = CheckpointMode::none;
+  BlockCheckpoints checkpoint;
   ScalarType compute_type = ScalarType::bf16;  ///< autocast to it where the parameters are fp32
   OptimizerKernel kernel = OptimizerKernel::foreach;
   LoraConfig lora;  ///< rank 0: full training

@@ -14,7 +14,7 @@ Zero3Job small_job() {
   job.model = {.hidden_size = 64, .num_layers = 6, .vocab_size = 101, .intermediate_size = 96, .num_heads = 4, .num_kv_heads = 2, .head_dim = 16, .type = ScalarType::bf16};
   job.ranks = 4;
   job.size.seq_tokens = 32;
-  job.checkpoint = CheckpointMode::non_reentrant;
+  job.checkpoint.mode = CheckpointMode::non_reentrant;
   job.reduce_bucket_elems = 20'000;
   job.fetching = {.prefetch_bucket_elems = 20'000, .persistence_threshold_elems = 100, .max_reuse_distance_elems = 1'000};
   return job;
@@ -47,7 +47,7 @@ TEST_CASE("DeepSpeed 0.16.2 to 0.16.7 keep gathered parameters under non-reentra
   Zero3Job job = small_job();
   const auto backward_bytes = [&](const std::string& version, CheckpointMode mode) {
     job.version = version;
-    job.checkpoint = mode;
+    job.checkpoint.mode = mode;
     return peaks_of(job).peak_bytes("first.backward");
   };
   const std::int64_t whole_model_bytes = 2 * 6 * (64 * (64 + 2 * 32 + 64) + 3 * 64 * 96);

@@ -103,7 +103,7 @@ PhasePeaks run_engine(const json& question) {
     job.model = hf_config(model, ScalarType::fp32, question["seq"]);
     job.world_ranks = job.shard_group_ranks = question["world"];
     job.size = size;
-    if (full) job.checkpoint.mode = TitanCheckpoint::Mode::full;
+    if (full) job.checkpoint.mode = CheckpointMode::non_reentrant;
     return run_fsdp2(job, recorder);
   }
   const HfConfig config = hf_config(model, ScalarType::bf16, question["seq"]);
@@ -113,7 +113,7 @@ PhasePeaks run_engine(const json& question) {
     job.model = config;
     job.ranks = question["world"];
     job.size = size;
-    job.checkpoint = checkpoint;
+    job.checkpoint.mode = checkpoint;
     return run_zero3(job, recorder);
   }
   Zero12Job job;
@@ -121,7 +121,7 @@ PhasePeaks run_engine(const json& question) {
   job.stage = question["stage"];
   job.world_ranks = question["world"];
   job.size = size;
-  job.checkpoint = checkpoint;
+  job.checkpoint.mode = checkpoint;
   return run_zero12(job, recorder);
 }
 
@@ -198,7 +198,7 @@ TEST_CASE("two blocks of every dense model of the catalogue run forward and back
     Recorder recorder;
     Context context(recorder);
     recorder.begin_phase("step");
-    const std::unique_ptr<CausalLm> lm = make_causal_lm(context, hf_config(model, ScalarType::bf16, 256), {}, CheckpointMode::non_reentrant);
+    const std::unique_ptr<CausalLm> lm = make_causal_lm(context, hf_config(model, ScalarType::bf16, 256), {}, {.mode = CheckpointMode::non_reentrant});
     const Tensor ids = empty(context, Shape{1, 256}, ScalarType::int64, "ids");
     backward(lm->loss(ids));
     for (const auto& [parameter_name, p] : lm->named_parameters()) {
@@ -238,7 +238,7 @@ TEST_CASE("whatever the model and its settings, nothing is alive when a job has 
           {
             Context context(recorder);
             recorder.begin_phase("step");
-            const std::unique_ptr<CausalLm> model = make_causal_lm(context, config, {}, mode);
+            const std::unique_ptr<CausalLm> model = make_causal_lm(context, config, {}, {.mode = mode});
             const Tensor ids = empty(context, Shape{2, 32}, ScalarType::int64, "ids");
             backward(model->loss(ids));
             for (const Tensor& p : model->parameters()) REQUIRE(p.grad().defined());

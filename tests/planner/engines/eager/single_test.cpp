@@ -20,7 +20,7 @@ SingleJob small_job() {
 TEST_CASE("what is alive at a phase's peak sums up to the peak", "[unit]") {
   Recorder recorder(true);
   SingleJob job = small_job();
-  job.checkpoint = CheckpointMode::non_reentrant;
+  job.checkpoint.mode = CheckpointMode::non_reentrant;
   const PhasePeaks peaks = run_single(job, recorder);
   for (const PhasePeak& phase : peaks.phases) {
     INFO(phase.name);
@@ -34,7 +34,7 @@ TEST_CASE("nothing is alive when a job has ended, and no storage dies twice", "[
   for (const CheckpointMode mode : {CheckpointMode::none, CheckpointMode::non_reentrant, CheckpointMode::reentrant, CheckpointMode::selective}) {
     Recorder recorder(true);
     SingleJob job = small_job();
-    job.checkpoint = mode;
+    job.checkpoint.mode = mode;
     run_single(job, recorder);
     CHECK(recorder.alive_bytes(Place::device) == 0);
     std::vector<int> alive(recorder.tags().size(), 0);
@@ -49,7 +49,7 @@ TEST_CASE("nothing is alive when a job has ended, and no storage dies twice", "[
 TEST_CASE("a GPU that adds gradients in place never asks for more than fake tensors do", "[property]") {
   for (const CheckpointMode mode : {CheckpointMode::none, CheckpointMode::non_reentrant, CheckpointMode::reentrant, CheckpointMode::selective}) {
     SingleJob job = small_job();
-    job.checkpoint = mode;
+    job.checkpoint.mode = mode;
     Recorder fake, gpu;
     const PhasePeaks fake_peaks = run_single(job, fake);
     const PhasePeaks gpu_peaks = run_single(job, gpu, {.out_of_place_accumulation = false, .layer_norm_keeps_input_type = false, .host = Place::host});

@@ -125,7 +125,7 @@ TEST_CASE("checkpointing adds one forward of the blocks; early stop leaves out t
   SingleJob job = single_job();
   const WorkTotals kept = work_of(job);
   const auto extra = [&](CheckpointMode mode, Arithmetic arithmetic) {
-    job.checkpoint = mode;
+    job.checkpoint.mode = mode;
     return flops(work_of(job), arithmetic) - flops(kept, arithmetic);
   };
   const std::int64_t blocks_elems = job.model.num_layers * block_matrix_elems(job.model);
@@ -151,7 +151,7 @@ TEST_CASE("totals are the sums of the activities, phase by phase and stream by s
   Zero3Job job = zero3_job();
   job.offload_optimizer = true;
   job.kernel = OptimizerKernel::fused;
-  job.checkpoint = CheckpointMode::non_reentrant;
+  job.checkpoint.mode = CheckpointMode::non_reentrant;
   job.size.accumulate = 2;
   Recorder recorder(true);
   run_zero3(job, recorder, kGpu);
