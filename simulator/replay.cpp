@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cassert>
-#include <deque>
 
 namespace zeroplan {
 namespace {
@@ -43,14 +42,7 @@ class Replayer {
     BlockId block{};
     bool held = false;
   };
-  struct Waiting {
-    StreamId stream;
-    std::int64_t events, collectives;  ///< completes when so many collectives of `on` were begun
-    eager::StorageIndex storage;
-  };
-
   void follow(const MemoryEvent& event) {
-    note_collectives(event.op);
     switch (event.kind) {
       case MemoryEvent::Kind::phase: return begin_phase(recorder_.phases()[event.storage].name);
       case MemoryEvent::Kind::forget: return forget_steady();
@@ -61,18 +53,6 @@ class Replayer {
         give_back(event.storage);
         return take(event.storage, event.bytes, event.op);
       case MemoryEvent::Kind::end: return;
-    }
-  }
-
-  /// Ops begun since the last event: those of communication streams let the oldest waiting frees complete.
-  void note_collectives(std::uint32_t op) {
-    for (; ops_seen_ < op; ++ops_seen_) {
-      const Stream stream = recorder_.ops()[ops_seen_].stream;
-      if (stream != Stream::compute) ++collectives_;
-    }
-    while (!waiting_.empty() && collectives_ >= waiting_.front().collectives) {
-      allocator_.complete_events(waiting_.front().stream, waiting_.front().events);
-      waiting_.pop_front();
     }
   }
 
@@ -91,12 +71,7 @@ class Replayer {
     Held& held = blocks_[storage];
     if (!held.held) return;
     held.held = false;
-    const bool waits = options_.frees_wait > 0 && recorder_.tags()[storage].stream != Stream::compute;
-    if (!waits) return allocator_.free(held.block);
-    constexpr StreamId kCompute{static_cast<std::uint32_t>(Stream::compute)};
-    allocator_.record_stream(held.block, kCompute);
     allocator_.free(held.block);
-    waiting_.push_back({kCompute, allocator_.events_recorded(kCompute), collectives_ + options_.frees_wait, storage});
   }
 
   void begin_phase(const std::string& name) {
@@ -134,9 +109,6 @@ class Replayer {
   const ReplayOptions& options_;
   CachingAllocator allocator_;
   std::vector<Held> blocks_;
-  std::deque<Waiting> waiting_;
-  std::uint32_t ops_seen_ = 0;
-  std::int64_t collectives_ = 0;
   std::string phase_;
   bool forward_workspace_ = false, backward_workspace_ = false;
   Replay replay_;

@@ -1,6 +1,6 @@
 // Replays what an emulated engine asked of memory (planner/engines/eager/recorder.h) through the model of PyTorch's caching allocator: from requested bytes
 // to allocated, active and reserved, phase by phase, and to the moment of an out-of-memory error.
-// Leaves out when frees that wait for another stream's event complete by the clock: `ReplayOptions::frees_wait` says by which rule they do.
+// Leaves out that frees of blocks which another stream still uses wait for its event: they complete at once.
 #pragma once
 
 #include <optional>
@@ -17,9 +17,6 @@ struct ReplayOptions {
   AllocatorOptions allocator;
   /// cuBLAS workspaces, one for the forward thread and one for autograd's: taken from the allocator at the first forward and the first backward, never given back.
   Bytes cublas_workspace_bytes;
-  /// A block of a communication stream that was handed to the compute stream (record_stream) stays active until this many further collectives were begun
-  /// on its own stream: the bound that engines put on how far the host runs ahead. 0: completes at once.
-  int frees_wait = 0;
 };
 
 /// Peaks of one phase (or the whole run): PyTorch's counters of these names.

@@ -457,7 +457,10 @@ void GraphTask::run(const Tensors& roots, const Tensors& gradients) {
     evaluate(*node, std::move(node->state->buffer));
   }
   if (--context_.backward_depth > 0) return;
-  for (std::size_t i = 0; i < context_.callbacks.size(); ++i) context_.callbacks[i]();
+  for (std::size_t i = 0; i < context_.callbacks.size(); ++i) {
+    const std::function<void()> callback = std::move(context_.callbacks[i]);  // it may queue another one
+    callback();
+  }
   context_.callbacks.clear();
 }
 

@@ -35,7 +35,7 @@ struct Fsdp1Job {
   ShardingStrategy strategy = ShardingStrategy::full_shard;
   std::optional<ScalarType> param_type = ScalarType::bf16;  ///< MixedPrecision.param_dtype; none: as stored
   std::optional<ScalarType> reduce_type;                    ///< MixedPrecision.reduce_dtype; none: as param_type
-  bool keep_low_precision_grads = false;
+  bool keep_low_precision_grads = false;  ///< gradients are left in param_type. torch's AdamW refuses them for parameters of another dtype
   bool use_orig_params = true;
   BackwardPrefetch backward_prefetch = BackwardPrefetch::pre;
   bool forward_prefetch = false;

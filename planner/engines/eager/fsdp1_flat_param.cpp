@@ -148,7 +148,7 @@ void FlatParamHandle::init_flat_param_attributes() {
     full_prec_full_param_padded_ = freed_buffer(context_, padded_elems, orig_type_, "FSDP full precision parameter", Category::gathered_parameters, Stream::gather);
 }
 
-/// _writeback_orig_params. Parameters are where they belong; gradients were given to them (of CPU offload: all that forward saw of cpu_grad) or taken from them behind its back.
+/// _writeback_orig_params. No parameter is ever replaced here, but of CPU offload forward shows cpu_grad as the parameters' gradients, which the flat parameter lacks: it is given zeros.
 void FlatParamHandle::writeback_orig_gradients() {
   const bool unsharded = options_.sharded() && flat_param.elems() != sharded_elems_;
   if (!options_.use_orig_params || unsharded || skipped_use_sharded_views() || (options_.cpu_offload && !options_.sharded())) return;
