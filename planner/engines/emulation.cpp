@@ -55,6 +55,9 @@ constexpr TorchChange kFusedRmsNorm{9, 20250801};
 /// pytorch/torchtitan#391 (e29b6b4d4): train.py drops the logits before backward.
 constexpr TorchChange kTorchtitanDropsLogits{4, 20240612};
 
+/// huggingface/transformers 4.50 (March 2025): ForCausalLMLoss pads and shifts the labels; before, models shifted and copied the logits.
+constexpr TorchChange kTransformersShiftsLabels{7, 20250301};
+
 // ---- parts that the jobs share ----
 
 /// What a job is made of: the question, and how the oracle differs from a real run.
@@ -64,6 +67,12 @@ struct Asked {
   bool oracle = false;
 };
 
+/// Tools whose models are transformers'.
+bool runs_transformers(const Plan& plan) {
+  constexpr std::array<std::string_view, 11> kTools{"transformers", "hf-trainer", "accelerate", "xtuner", "llamafactory", "ms-swift", "deepspeed", "flagperf", "easycontext", "llama-recipes", "fsdp_qlora"};
+  return std::find(kTools.begin(), kTools.end(), plan.tool) != kTools.end();
+}
+
 eager::LossConfig loss_of(const Question& question) {
   using Kind = eager::LossConfig::Kind;
   const bool fp32 = question.job.logits_fp32.value_or(true);
@@ -71,7 +80,7 @@ eager::LossConfig loss_of(const Question& question) {
   if (question.plan.loss == Loss::fused) return {.kind = Kind::fused};
   if (question.plan.loss == Loss::chunked) return {.kind = Kind::chunked, .chunks = chunks};
   if (question.plan.tool == "llm-foundry" && !fp32) return {.kind = Kind::flash};
-  return {.kind = Kind::plain, .logits_fp32 = fp32};
+  return {.kind = Kind::plain, .logits_fp32 = fp32, .shifts_logits = runs_transformers(question.plan) && is_before(question.plan.torch, kTransformersShiftsLabels)};
 }
 
 /// The oracle's models have as many learned positions as their sequences are long.
@@ -81,7 +90,8 @@ eager::HfConfig model_of(const Asked& asked) {
   eager::HfConfig config = eager::hf_config(question.job.model, scalar_type(question.parameters_dtype()), positions);
   if (config.attention == AttentionKernel::flash) config.attention = question.plan.attention;  // models that write attention out do so whatever is asked
   config.loss = loss_of(question);
-  config.foundry = question.plan.tool == "llm-foundry" && config.family == eager::HfConfig::Family::mpt;
+  // transformers' MPT writes attention out; a GPT with layer norms and an attention kernel is nearer to llm-foundry's.
+  config.foundry = config.family == eager::HfConfig::Family::mpt && (question.plan.tool == "llm-foundry" || question.plan.attention != AttentionKernel::eager);
   return config;
 }
 

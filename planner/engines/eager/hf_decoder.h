@@ -37,7 +37,7 @@ std::vector<std::unique_ptr<Block>> make_blocks(Context& context, const HfConfig
 }
 
 /// ForCausalLMLoss: logits in fp32 (if said), labels shifted by padding, mean cross entropy.
-Tensor causal_lm_loss(Tensor logits, Tensor labels, bool logits_fp32 = true);
+Tensor causal_lm_loss(Tensor logits, Tensor labels, const LossConfig& loss = {});
 
 /// Head and loss as config.loss says: {loss, logits}; logits are undefined where they were never whole.
 Tensors head_and_loss(const HfConfig& config, Linear& head, Tensor hidden, const Tensor& labels);

@@ -61,8 +61,18 @@ Tensor capped(Tensor logits) {
 }
 }  // namespace
 
-Tensor causal_lm_loss(Tensor logits, Tensor labels, bool logits_fp32) {
-  if (logits_fp32) logits = to(logits, ScalarType::fp32);
+namespace {
+/// shift_logits = logits[..., :-1, :].contiguous(). Both live until the model returns.
+Tensor shifted_logits_loss(const Tensor& logits, const Tensor& labels) {
+  const Tensor shift_logits = contiguous(narrow(logits, 1, logits.size(1) - 1));
+  const Tensor shift_labels = contiguous(slice_last(labels, 1, labels.size(-1) - 1));
+  return cross_entropy(view(shift_logits, {-1, logits.size(-1)}), view(shift_labels, {-1}));
+}
+}  // namespace
+
+Tensor causal_lm_loss(Tensor logits, Tensor labels, const LossConfig& loss) {
+  if (loss.logits_fp32) logits = to(logits, ScalarType::fp32);
+  if (loss.shifts_logits) return shifted_logits_loss(logits, labels);
   labels = pad_last(labels);
   Tensor shifted = contiguous(slice_last(labels, 1, labels.size(-1) - 1));
   logits = view(logits, {-1, logits.size(-1)});
@@ -79,7 +89,7 @@ Tensors head_and_loss(const HfConfig& config, Linear& head, Tensor hidden, const
   }
   Tensor logits = head.call(hidden);
   if (config.logit_softcap) logits = capped(std::move(logits));
-  Tensor loss = causal_lm_loss(logits, labels, config.loss.logits_fp32);
+  Tensor loss = causal_lm_loss(logits, labels, config.loss);
   return {loss, logits};
 }
 

@@ -22,6 +22,7 @@ struct LossConfig {
   enum class Kind : std::uint8_t { plain, fused, chunked, flash } kind = Kind::plain;
   bool logits_fp32 = true;  ///< plain: the logits are cast to fp32 first (transformers' ForCausalLMLoss)
   std::int64_t chunks = 8;  ///< chunked
+  bool shifts_logits = false;  ///< plain, before transformers 4.50: the logits are shifted and copied instead of the labels
 
   friend bool operator==(const LossConfig&, const LossConfig&) = default;
 };
