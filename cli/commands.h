@@ -18,6 +18,17 @@ struct FitOptions {
 };
 int fit(const FitOptions& options);
 
+struct WhyOptions {
+  QuestionFlags question;
+  std::string at;        ///< a phase; empty: the peak of a steady step
+  std::string versus;    ///< flags of another question
+  std::string oom;       ///< file with an out-of-memory message
+  std::int64_t top = 12;
+  bool json = false;
+};
+/// What is alive at the peak, tensor by tensor; the difference of two plans; what an out-of-memory message says.
+int why(const WhyOptions& options);
+
 struct ValidateOptions {
   std::string file;
   bool json = false;

@@ -83,21 +83,15 @@ std::string version_warning(const Prediction& asked, const Prediction& leaking) 
 std::string next_command(const FitOptions& options, const Prediction& asked, const std::vector<Remedy>& remedies) {
   if (asked.verdict == Verdict::does_not_fit && !remedies.empty() && remedies.front().prediction.verdict != Verdict::does_not_fit)
     return fmt::format("zeroplan fit {}", options.question.as_typed(remedies.front().change));
-  if (asked.question.plan.engine != Engine::zeroplan) return fmt::format("zeroplan prove {} {}", options.question.model, options.question.on.empty() ? "" : "--on " + options.question.on);
+  if (asked.question.plan.engine != Engine::zeroplan) return fmt::format("zeroplan why {}", options.question.as_typed());
   if (!options.save.empty()) return fmt::format("zeroplan prove {}", options.save);
   return fmt::format("zeroplan timeline {}", options.question.as_typed());
-}
-
-/// Where no engine is named: DeepSpeed as XTuner sets it, the runtime people have; on CPU ranks ours, which alone runs there.
-Question default_question(const FitOptions& options) {
-  if (options.question.names_engine() || options.question.cluster().device.kind == DeviceKind::cpu) return options.question.question();
-  return options.question.question_on(Engine::deepspeed);
 }
 
 }  // namespace
 
 int fit(const FitOptions& options) {
-  const Question question = default_question(options);
+  const Question question = asked_or_usual(options.question);
   const bool with_engines = question.cluster.device.kind == DeviceKind::cuda && (!options.question.names_engine() || options.json);
   std::vector<Asked> engines;
   if (with_engines)

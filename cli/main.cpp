@@ -27,6 +27,16 @@ int run_program(int argc, char** argv) {
   fit_command->add_option("--save", fit_options.save, "write the plan here, for prove and run");
   fit_command->callback([&] { command = [&] { return fit(fit_options); }; });
 
+  WhyOptions why_options;
+  CLI::App* why_command = app.add_subcommand("why", "what is alive at the peak and why; two plans compared; an out-of-memory message read");
+  why_options.question.add_to(*why_command);
+  why_command->add_option("--at", why_options.at, "the peak of a phase: init, first.forward … steady.step");
+  why_command->add_option("--versus", why_options.versus, "flags of another question, as \"--stage 2\": the difference in named buffers");
+  why_command->add_option("--oom", why_options.oom, "file with an out-of-memory message, a traceback or a log");
+  why_command->add_option("--top", why_options.top, "lines to show")->check(CLI::Range(1, 100000));
+  why_command->add_flag("--json", why_options.json, "as JSON");
+  why_command->callback([&] { command = [&] { return why(why_options); }; });
+
   ValidateOptions validate_options;
   CLI::App* validate_command = app.add_subcommand("validate", "predicted beside measured, for a file of published or own measurements");
   validate_command->add_option("FILE", validate_options.file, "JSON array of rows (docs/validation.md)")->required();

@@ -159,4 +159,9 @@ std::string QuestionFlags::as_typed(const std::vector<std::pair<std::string, std
   return out;
 }
 
+Question asked_or_usual(const QuestionFlags& flags) {
+  if (flags.names_engine() || flags.cluster().device.kind == DeviceKind::cpu) return flags.question();
+  return flags.question_on(Engine::deepspeed);
+}
+
 }  // namespace zeroplan::cli

@@ -44,4 +44,7 @@ struct QuestionFlags {
   std::string as_typed(const std::vector<std::pair<std::string, std::string>>& change = {}) const;
 };
 
+/// Where no engine is named: DeepSpeed as XTuner sets it, the runtime people have; on CPU ranks ours, which alone runs there.
+Question asked_or_usual(const QuestionFlags& flags);
+
 }  // namespace zeroplan::cli

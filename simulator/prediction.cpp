@@ -65,14 +65,9 @@ class EmulatedPrediction {
   }
 
  private:
-  /// DeepSpeed and FSDP run everything on one communicator; groups smaller than the world need two.
-  std::int64_t communicators() const { return out_.question.shard_group() == out_.question.cluster.world_size() ? 1 : 2; }
-
   void set_device() {
-    const Cluster& cluster = out_.question.cluster;
-    // cuBLAS takes its workspaces from the allocator here: they count as allocated, not as outside.
-    out_.outside = {cluster.device.context_bytes, nccl_bytes(cluster.device, cluster.world_size(), communicators()), Bytes()};
-    out_.capacity = cluster.device.capacity_bytes;
+    out_.outside = outside_of_emulated(out_.question);
+    out_.capacity = out_.question.cluster.device.capacity_bytes;
     out_.usable = out_.capacity - out_.outside.total();
   }
 
@@ -217,6 +212,12 @@ Prediction predict_ours(const Question& question) {
 }
 
 }  // namespace
+
+Outside outside_of_emulated(const Question& question) {
+  // DeepSpeed and FSDP run everything on one communicator; groups smaller than the world need two.
+  const std::int64_t communicators = question.shard_group() == question.cluster.world_size() ? 1 : 2;
+  return {question.cluster.device.context_bytes, nccl_bytes(question.cluster.device, question.cluster.world_size(), communicators), Bytes()};
+}
 
 const PhaseMeasures* Prediction::phase(const std::string& name) const {
   for (const PhaseMeasures& p : phases)

@@ -82,6 +82,9 @@ struct PredictOptions {
   bool against_capacity = true;  ///< false: the device's capacity is unknown; no verdict is made
 };
 
+/// Memory of one GPU outside the allocator of an emulated engine: context and NCCL. cuBLAS takes its workspaces from the allocator there.
+Outside outside_of_emulated(const Question& question);
+
 /// Throws UsageError for a model that the question's engine cannot run or be emulated with.
 Prediction predict(const Question& question, const PredictOptions& options = {});
 

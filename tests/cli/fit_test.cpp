@@ -175,6 +175,36 @@ TEST_CASE("a bad file is named with place and remedy, and code 3", "[e2e]") {
   CHECK(has(version.err, "version"));
 }
 
+TEST_CASE("why names what is alive, compares two plans and reads an out-of-memory message", "[e2e]") {
+  const std::string ask = "zeroplan why internlm2-20b --on 8xa100-80g --stage 2";
+  const Outcome alive = shell(ask);
+  CHECK(alive.code == 0);
+  CHECK(has(alive.out, "flat buffer of the parameters"));
+  CHECK(has(alive.out, "4·Ψ/n"));
+  const json listed = json::parse(shell(ask + " --json --at steady.backward").out);
+  std::int64_t sum = 0;
+  for (const json& group : listed["groups"]) sum += group["bytes"].get<std::int64_t>();
+  CHECK(sum == listed["live_bytes"]);
+
+  const json versus = json::parse(shell(ask + " --versus '--stage 3' --json").out);
+  std::int64_t difference = 0;
+  for (const json& buffer : versus["buffers"]) difference += buffer["second_bytes"].get<std::int64_t>() - buffer["first_bytes"].get<std::int64_t>();
+  CHECK(difference == versus["second_bytes"].get<std::int64_t>() - versus["first_bytes"].get<std::int64_t>());
+  CHECK(shell("zeroplan why internlm2-20b --on 8xa100-80g --engine zeroplan").code == 0);
+
+  const Folder folder;
+  const std::string log = folder.write("log.txt", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 9.25 GiB. GPU 0 has a total capacity of 79.15 GiB of which 4.12 GiB is free. Of the allocated memory "
+                                                  "64.76 GiB is allocated by PyTorch, and 8.79 GiB is reserved by PyTorch but unallocated.");
+  const Outcome read = shell(ask + " --oom " + log);
+  INFO(read.out << read.err);
+  CHECK(read.code == 0);
+  CHECK(has(read.out, "AdamW exp_avg_sq"));
+  CHECK(has(read.out, "predicted to fail in first.step"));
+  CHECK(shell(ask + " --oom " + folder.write("calm.txt", "loss 2.1")).code == 3);
+  CHECK(shell(ask + " --at somewhere").code == 2);
+  CHECK(shell(ask + " --versus 'stage 3'").code == 2);
+}
+
 TEST_CASE("peers 15: every command that the README names exists", "[e2e][peers]") {
   const std::string readme = read_file(ZEROPLAN_README), help = shell("zeroplan --help").out;
   std::size_t found = 0;

@@ -1,0 +1,324 @@
+#include "simulator/timeline.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <string_view>
+
+#include <fmt/format.h>
+
+#include "planner/engines/zeroplan.h"
+#include "planner/search/answer.h"
+#include "simulator/prediction.h"
+
+namespace zeroplan {
+namespace {
+
+using eager::MemoryEvent;
+
+constexpr std::uint32_t kStillAlive = std::numeric_limits<std::uint32_t>::max();
+
+std::string unit_name(UnitKind kind, std::int64_t block) { return kind == UnitKind::block ? fmt::format("block[{}]", block) : std::string(name_of(kind)); }
+
+/// Grows a Timeline from births and deaths in issue order.
+class Builder {
+ public:
+  explicit Builder(Timeline& timeline) : out_(timeline) {}
+
+  /// The next birth or death belongs to this instruction.
+  void at(std::string_view name, std::string unit, std::string_view phase, Stream stream) {
+    if (!out_.instants.empty() && !started_) return set(out_.instants.back(), name, std::move(unit), phase, stream);
+    out_.instants.emplace_back();
+    set(out_.instants.back(), name, std::move(unit), phase, stream);
+    shrinking_ = started_ = false;
+    note();
+  }
+
+  std::size_t birth(TimelineTensor tensor) {
+    if (shrinking_) {  // grows again: a new instant of the same instruction
+      TimelineInstant again = out_.instants.back();
+      out_.instants.push_back(std::move(again));
+      shrinking_ = false;
+    }
+    started_ = true;
+    live_ += tensor.bytes.value();
+    tensor.birth = here();
+    tensor.death = kStillAlive;
+    out_.tensors.push_back(std::move(tensor));
+    note();
+    return out_.tensors.size() - 1;
+  }
+
+  void death(std::size_t tensor) {
+    started_ = shrinking_ = true;
+    live_ -= out_.tensors[tensor].bytes.value();
+    out_.tensors[tensor].death = here();
+  }
+
+  void finish() {
+    for (TimelineTensor& tensor : out_.tensors)
+      if (tensor.death == kStillAlive) tensor.death = static_cast<std::uint32_t>(out_.instants.size());
+  }
+
+ private:
+  static void set(TimelineInstant& instant, std::string_view name, std::string unit, std::string_view phase, Stream stream) {
+    instant.name = name;
+    instant.unit = std::move(unit);
+    instant.phase = phase;
+    instant.stream = stream;
+  }
+  std::uint32_t here() const { return out_.instants.empty() ? 0 : static_cast<std::uint32_t>(out_.instants.size() - 1); }
+  void note() {
+    if (!out_.instants.empty()) out_.instants.back().live = Bytes(live_);
+  }
+
+  Timeline& out_;
+  std::int64_t live_ = 0;
+  bool shrinking_ = false;
+  bool started_ = true;
+};
+
+// ---- emulated engines ----
+
+/// Engines' buffers that say less by their names than people need.
+const std::map<std::string_view, std::string_view>& reasons() {
+  static const std::map<std::string_view, std::string_view> all{
+      {"IPG bucket", "gradients wait here until reduce_bucket_size elements are there, then travel together"},
+      {"ipg_bucket buffer", "gradients wait here until reduce_bucket_size elements are there; kept for the whole run"},
+      {"grads_in_partition", "reduced gradients of this rank's partition, made anew in every backward"},
+      {"grad_partitions_flat_buffer", "this rank's gradients, kept for the whole run"},
+      {"flat buffer of the parameters", "all parameters in one tensor, whole on every rank below stage 3"},
+      {"lp_param_buffer", "this rank's partitions of the parameters"},
+      {"fp32 partition", "master copy of this rank's partition, which the optimizer updates"},
+      {"fp32_partitioned_groups_flat", "master copy of this rank's partitions, which the optimizer updates"},
+      {"flat gradient partition", "the partition's gradients joined for the step"},
+      {"fp32 gradient partition", "the partition's gradients in fp32, as the optimizer wants them"},
+      {"_prepare_fp32_grad_for_sub_group flatten", "a sub-group's gradients joined for the step"},
+      {"AdamW exp_avg", "first moment of this rank's share"},
+      {"AdamW exp_avg_sq", "second moment of this rank's share"},
+      {"AdamW sqrt", "temporary of foreach AdamW: as large as its parameters; fused AdamW has none"},
+      {"AllGatherCoalescedHandle cat", "a gathered parameter, copied out of the buffer that several were gathered into"},
+      {"_all_gather_dtype flat buffer", "several parameters gathered together, until each was copied out"},
+      {"_all_gather_sequential", "a parameter gathered by itself"},
+      {"reduce_scatter_coalesced flat", "the bucket's gradients once more, joined rank by rank"},
+      {"FSDP sharded parameter", "this rank's rows of a parameter, which the optimizer updates"},
+      {"FSDP unsharded parameter", "a whole parameter while its block computes"},
+      {"FSDP all-gather output", "a group's parameters as they arrive, until they are copied out"},
+      {"FSDP reduce-scatter input", "a group's gradients in the dtype of reduction"},
+      {"FSDP reduce-scatter output", "this rank's share of a group's gradients"},
+      {"FSDP sharded gradients", "this rank's gradients, until zero_grad"},
+      {"_log_softmax", "log-probabilities in fp32, kept for the loss's backward"},
+      {"_log_softmax_backward_data", "gradient of the logits in fp32"},
+      {"nll_loss_backward", "gradient of the log-probabilities in fp32"},
+      {"flash_attention", "attention's output, kept for its backward"}};
+  return all;
+}
+
+class EmulatedTimeline {
+ public:
+  EmulatedTimeline(Timeline& out, const eager::Recorder& recorder, Span span) : out_(out), recorder_(recorder), span_(span), builder_(out), made_(recorder.tags().size(), kNone), size_(recorder.tags().size(), 0) {
+    for (const MemoryEvent& event : recorder.events()) steps_ += event.kind == MemoryEvent::Kind::forget;
+  }
+
+  void build() {
+    for (const MemoryEvent& event : recorder_.events()) {
+      if (event.kind == MemoryEvent::Kind::end) break;
+      if (event.kind == MemoryEvent::Kind::forget && ++step_ == first_step()) enter();
+      if (step_ > last_step()) break;
+      if (event.kind == MemoryEvent::Kind::phase) phase_ = recorder_.phases()[event.storage].name;
+      if (event.kind < MemoryEvent::Kind::phase) follow(event);
+    }
+    builder_.finish();
+    for (TimelineTensor& tensor : out_.tensors) tensor.why = why(tensor);
+  }
+
+ private:
+  static constexpr std::size_t kNone = std::numeric_limits<std::size_t>::max();
+
+  /// forget is recorded where a step begins: 1 is the first step.
+  int first_step() const { return span_ == Span::whole ? 0 : span_ == Span::first ? 1 : steps_; }
+  int last_step() const { return span_ == Span::first ? 1 : steps_; }
+  bool inside() const { return step_ >= first_step(); }
+
+  /// What is alive when the span begins was born before it.
+  void enter() {
+    builder_.at("what is there before", "", "before", Stream::compute);
+    for (std::size_t storage = 0; storage < size_.size(); ++storage)
+      if (size_[storage] > 0) make(storage);
+  }
+
+  void make(std::size_t storage) {
+    const eager::StorageTag& tag = recorder_.tags()[storage];
+    if (tag.place != eager::Place::device || size_[storage] == 0) return;
+    made_[storage] = builder_.birth({.name = tag.site, .category = tag.category, .unit = unit_name(tag.where.unit, tag.where.block), .stream = tag.stream, .bytes = Bytes(size_[storage]), .birth = 0, .death = 0, .why = ""});
+  }
+
+  void unmake(std::size_t storage) {
+    if (made_[storage] == kNone) return;
+    builder_.death(made_[storage]);
+    made_[storage] = kNone;
+  }
+
+  void follow(const MemoryEvent& event) {
+    if (inside()) name_instant(event.op);
+    if (event.kind != MemoryEvent::Kind::birth && inside()) unmake(event.storage);
+    size_[event.storage] = event.kind == MemoryEvent::Kind::death ? 0 : event.bytes;
+    if (event.kind != MemoryEvent::Kind::death && inside()) make(event.storage);
+  }
+
+  void name_instant(std::uint32_t op) {
+    if (op == op_ && phase_ == named_phase_) return;
+    op_ = op;
+    named_phase_ = phase_;
+    if (op == 0) return builder_.at("load", "", phase_, Stream::compute);
+    const eager::OpEvent& running = recorder_.ops()[op - 1];
+    builder_.at(running.name, unit_name(running.where.unit, running.where.block), phase_, running.stream);
+  }
+
+  bool in_phase(std::uint32_t instant, std::string_view end) const { return instant < out_.instants.size() && std::string_view(out_.instants[instant].phase).ends_with(end); }
+
+  std::string why(const TimelineTensor& tensor) const {
+    if (const auto known = reasons().find(tensor.name); known != reasons().end()) return std::string(known->second);
+    switch (tensor.category) {
+      case Category::parameters: return "parameters";
+      case Category::gradients: return "a gradient";
+      case Category::optimizer: return "optimizer state";
+      case Category::gathered_parameters: return "gathered parameters";
+      case Category::communication_buffers: return "buffer of a collective";
+      default: break;
+    }
+    if (in_phase(tensor.birth, "forward") && in_phase(tensor.death, "backward")) return "saved by autograd for backward";
+    if (in_phase(tensor.birth, "backward") && in_phase(tensor.death, "backward")) return "gradient or temporary of backward";
+    return "temporary";
+  }
+
+  Timeline& out_;
+  const eager::Recorder& recorder_;
+  Span span_;
+  Builder builder_;
+  std::vector<std::size_t> made_;    ///< by storage: its tensor
+  std::vector<std::int64_t> size_;   ///< by storage
+  int steps_ = 0, step_ = 0;
+  std::uint32_t op_ = std::numeric_limits<std::uint32_t>::max();
+  std::string phase_, named_phase_;
+};
+
+// ---- our own engine ----
+
+class CompiledTimeline {
+ public:
+  CompiledTimeline(Timeline& out, const Program& program) : program_(program), builder_(out) {}
+
+  void build(Span span) {
+    if (span != Span::whole) builder_.at("what is there before", "", "before", Stream::compute);
+    walk(program_.init, span == Span::whole, span == Span::first ? "first." : "steady.");
+    walk(program_.step, true, span == Span::first ? "first." : "steady.");
+    builder_.finish();
+  }
+
+ private:
+  void walk(const std::vector<Node>& nodes, bool shown, const char* step) {
+    for_each_instruction(program_, nodes, [&](const Fragment& fragment, std::uint16_t, std::size_t index, std::int32_t block, std::int64_t, bool) {
+      const Instruction& instruction = fragment.instructions[index];
+      const std::string phase = fragment.phase == Phase::init ? "init" : step + std::string(name_of(fragment.phase));
+      if (shown) builder_.at(fmt::format("{} {}", fragment.name, name_of(instruction.op)), unit_name(fragment.unit, block), phase, instruction.stream);
+      for (std::size_t b = instruction.births_begin; b < instruction.births_end; ++b) birth(fragment.births[b], block);
+      if (instruction.scratch_bytes > Bytes() && shown) {
+        const std::size_t scratch = builder_.birth({.name = fmt::format("scratch of {}", name_of(instruction.op)), .category = Category::scratch, .unit = unit_name(fragment.unit, block), .stream = instruction.stream,
+                                                    .bytes = instruction.scratch_bytes, .birth = 0, .death = 0, .why = "while the kernel runs"});
+        builder_.death(scratch);
+      }
+      for (std::size_t d = instruction.deaths_begin; d < instruction.deaths_end; ++d) death(fragment.deaths[d], block);
+    });
+  }
+
+  static std::pair<StorageId, std::int64_t> key(const Storage& storage, InstanceRef ref, std::int32_t block) { return {ref.storage, storage.per_block ? block + ref.delta : 0}; }
+
+  void birth(InstanceRef ref, std::int32_t block) {
+    const Storage& storage = program_.storages[ref.storage];
+    const auto at = key(storage, ref, block);
+    alive_[at] = builder_.birth({.name = std::string(storage.name), .category = storage.category, .unit = storage.per_block ? unit_name(UnitKind::block, at.second) : std::string(name_of(storage.unit)),
+                                 .stream = Stream::compute, .bytes = storage.bytes, .birth = 0, .death = 0, .why = std::string(storage.why)});
+  }
+
+  void death(InstanceRef ref, std::int32_t block) {
+    const auto found = alive_.find(key(program_.storages[ref.storage], ref, block));
+    if (found == alive_.end()) return;
+    builder_.death(found->second);
+    alive_.erase(found);
+  }
+
+  const Program& program_;
+  Builder builder_;
+  std::map<std::pair<StorageId, std::int64_t>, std::size_t> alive_;
+};
+
+}  // namespace
+
+std::size_t Timeline::peak(const std::string& phase) const {
+  std::size_t best = 0;
+  bool found = false;
+  for (std::size_t i = 0; i < instants.size(); ++i) {
+    if (!instants[i].phase.starts_with(phase)) continue;
+    if (!found || instants[i].live > instants[best].live) best = i;
+    found = true;
+  }
+  return best;
+}
+
+std::vector<std::size_t> Timeline::live_at(std::size_t instant) const {
+  std::vector<std::size_t> out;
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    if (tensors[i].birth <= instant && instant <= tensors[i].death) out.push_back(i);
+  std::stable_sort(out.begin(), out.end(), [&](std::size_t a, std::size_t b) { return tensors[a].bytes > tensors[b].bytes; });
+  return out;
+}
+
+std::array<std::int64_t, kCategoryCount> Timeline::by_category(std::size_t instant) const {
+  std::array<std::int64_t, kCategoryCount> out{};
+  for (const std::size_t i : live_at(instant)) out[static_cast<std::size_t>(tensors[i].category)] += tensors[i].bytes.value();
+  return out;
+}
+
+std::string size_formula(Bytes bytes, const Question& question) {
+  const Model& m = question.job.model;
+  const std::int64_t T = question.tokens_per_micro_batch() / question.job.sequence_parallel, ranks = question.shard_group();
+  const std::int64_t parameters = parameter_elems(m);
+  struct Product {
+    const char* letters;
+    std::int64_t elems;
+  };
+  const Product products[] = {{"Ψ", parameters}, {"Ψ/n", (parameters + ranks - 1) / ranks}, {"T·V", T * m.vocab_size}, {"T·F", T * m.intermediate_size}, {"T·H", T * m.hidden_size},
+                              {"T·h·D", T * m.query_dim()}, {"T·k·D", T * m.kv_dim()}, {"T·h", T * m.num_heads}, {"T", T}, {"V·H", m.vocab_size * m.hidden_size}, {"V·H/n", m.vocab_size * m.hidden_size / ranks},
+                              {"H·F", m.hidden_size * m.intermediate_size}, {"H·h·D", m.hidden_size * m.query_dim()}, {"H·k·D", m.hidden_size * m.kv_dim()}, {"H", m.hidden_size},
+                              {"bucket", question.plan.deepspeed.reduce_bucket_size}};
+  for (const Product& product : products)
+    for (const std::int64_t size : {2, 4, 1, 8})
+      if (bytes.value() == size * product.elems) return fmt::format("{}·{}", size, product.letters);
+  constexpr double kPadding = 1e-3;
+  for (const Product& product : products)
+    for (const std::int64_t size : {2, 4}) {
+      const double ratio = static_cast<double>(bytes.value()) / (static_cast<double>(size) * static_cast<double>(product.elems));
+      if (product.elems > 1'000'000 && ratio > 1 - kPadding && ratio < 1 + kPadding) return fmt::format("≈ {}·{}", size, product.letters);
+    }
+  return "";
+}
+
+Timeline timeline_of(const Question& question, Span span, EmulatedDevice device) {
+  Timeline out;
+  out.question = question;
+  out.capacity = question.cluster.device.capacity_bytes;
+  if (question.plan.engine == Engine::zeroplan) {
+    out.usable = out.capacity - outside_of(question.cluster).total();
+    CompiledTimeline(out, compile(question)).build(span);
+    return out;
+  }
+  out.usable = out.capacity - outside_of_emulated(question).total();
+  (void)emulation_gaps(question);  // refuses what cannot be emulated
+  eager::Recorder recorder(true);
+  emulate(question, recorder, device);
+  EmulatedTimeline(out, recorder, span).build();
+  return out;
+}
+
+}  // namespace zeroplan
