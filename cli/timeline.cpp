@@ -1,11 +1,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
+#include <map>
 
 #include "cli/commands.h"
 #include "cli/words.h"
 #include "planner/core/error.h"
 #include "planner/core/format.h"
+#include "simulator/prediction.h"
+#include "simulator/timeline_files.h"
 #include "simulator/trace_files.h"
 #include "simulator/walk.h"
 
@@ -14,68 +18,86 @@ namespace {
 
 constexpr int kRows = 16;
 
-struct Column {
-  std::int64_t peak = 0;
-  Phase phase = Phase::forward;
-};
-
-// Highest live bytes in each of `width` equal stretches of the step's time.
-std::vector<Column> columns_of(const Program& program, const Trace& trace, std::int64_t width) {
-  std::vector<Column> out(static_cast<std::size_t>(width));
-  const double total = std::max<double>(1, static_cast<double>(trace.duration.value()));
-  const auto at = [&](SimTime t) { return std::min<std::size_t>(static_cast<std::size_t>(static_cast<double>(t.value()) / total * static_cast<double>(width)), static_cast<std::size_t>(width) - 1); };
-  for (const TraceEvent& e : trace.events) {
-    const Phase phase = program.fragments[e.fragment]->phase;
-    if (e.kind != TraceEvent::Kind::run || phase == Phase::init) continue;
-    for (std::size_t c = at(e.start); c <= at(e.end); ++c) {
-      out[c].peak = std::max(out[c].peak, e.live_bytes);
-      if (e.stream == Stream::compute) out[c].phase = phase;
-    }
-  }
-  return out;
+char phase_letter(const std::string& phase) {
+  if (phase.ends_with("forward")) return 'f';
+  if (phase.ends_with("backward")) return 'b';
+  return phase.ends_with("step") ? 's' : phase == "init" ? 'i' : ' ';
 }
 
-void draw(const Program& program, const Answer& a, const WalkResult& walked, std::int64_t width) {
-  const std::vector<Column> columns = columns_of(program, walked.trace, width);
-  const std::int64_t top = std::max(a.usable.value(), walked.trace.peak_live.value());
-  fmt::print("{}\n\n", question_line(a.question));
+void draw(const Timeline& t, std::int64_t width) {
+  const std::vector<std::size_t> columns = highest_instants(t, static_cast<std::size_t>(width));
+  const std::size_t peak = t.peak();
+  const std::int64_t top = std::max(t.usable.value(), t.instants[peak].live.value());
+  fmt::print("{}\n\n", question_line(t.question));
   for (int row = kRows; row > 0; --row) {
     const double level = static_cast<double>(top) * row / kRows, below = static_cast<double>(top) * (row - 1) / kRows;
+    const bool usable = static_cast<double>(t.usable.value()) <= level && static_cast<double>(t.usable.value()) > below;
     fmt::print("{:>10} ", row % 4 == 0 ? format_gib(Bytes(static_cast<std::int64_t>(level))) : "");
-    for (const Column& column : columns) {
-      const auto peak = static_cast<double>(column.peak);
-      const bool usable = static_cast<double>(a.usable.value()) <= level && static_cast<double>(a.usable.value()) > below;
-      fmt::print("{}", peak >= level ? "█" : peak > below + (level - below) / 2 ? "▄" : usable ? "·" : " ");
+    for (const std::size_t at : columns) {
+      const auto live = static_cast<double>(t.instants[at].live.value());
+      fmt::print("{}", live >= level ? "█" : live > below + (level - below) / 2 ? "▄" : usable ? "·" : " ");
     }
     fmt::print("\n");
   }
   fmt::print("{:>10} ", "");
-  for (const Column& column : columns) fmt::print("{}", column.phase == Phase::forward ? 'f' : column.phase == Phase::backward ? 'b' : 's');
-  fmt::print("\n{:>10} 0{:>{}}\n", "", format_seconds(seconds(walked.trace.duration)), width - 1);
-  fmt::print("live memory of one step on rank 0 over time; f forward, b backward, s optimizer step; · usable {}\n", format_gib(a.usable));
-  fmt::print("peak {} in {}\n", format_gib(walked.trace.peak_live), place_words(program, a.estimate.memory.peak));
+  for (const std::size_t at : columns) fmt::print("{}", phase_letter(t.instants[at].phase));
+  fmt::print("\nrequested memory of rank 0 in the order of issue; i init, f forward, b backward, s optimizer step; · usable {}\n", format_gib(t.usable));
+  fmt::print("peak {} in {}: {} of {}\n", format_gib(t.instants[peak].live), t.instants[peak].phase, t.instants[peak].name, t.instants[peak].unit);
 }
 
-bool ends_with(const std::string& text, std::string_view end) { return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0; }
+PictureWords words_of(const Question& question) {
+  const Prediction p = predict(question);
+  return {fmt::format("{} on {}, {}: sequence {}, micro batch {}, checkpoint {}", question.job.model.name, question.cluster.name, engine_words(question), question.job.seq, question.plan.micro_batch, checkpoint_words(question)),
+          fmt::format("{}: needs {} of {} usable", verdict_words(p.verdict), format_gib(p.must_fit), format_gib(p.usable))};
+}
+
+Span span_of(const std::string& text) {
+  if (text == "steady") return Span::steady;
+  if (text == "first") return Span::first;
+  if (text == "all") return Span::whole;
+  throw UsageError(fmt::format("--span {}: is not known. Accepted: steady, first, all", text));
+}
+
+/// Our own engine's steps have times: its traces are those of the walk.
+std::string timed(const Question& question, bool lines) {
+  const Program program = compile(question);
+  const WalkResult walked = walk(program);
+  return lines ? json_lines(program, walked.trace) : chrome_trace(program, walked.trace);
+}
+
+using Writer = std::function<std::string(const Timeline&)>;
+
+const std::map<std::string, Writer>& writers() {
+  static const std::map<std::string, Writer> all{
+      {".svg", [](const Timeline& t) { return timeline_svg(t, words_of(t.question)); }},
+      {".html", [](const Timeline& t) { return timeline_html(t, words_of(t.question)); }},
+      {".csv", timeline_csv},
+      {".pickle", timeline_snapshot},
+      {".jsonl", [](const Timeline& t) { return t.question.plan.engine == Engine::zeroplan ? timed(t.question, true) : timeline_json_lines(t); }},
+      {".json", [](const Timeline& t) { return t.question.plan.engine == Engine::zeroplan ? timed(t.question, false) : timeline_chrome(t); }}};
+  return all;
+}
+
+const Writer& writer_for(const std::string& file) {
+  for (const auto& [ending, writer] : writers())
+    if (file.ends_with(ending)) return writer;
+  throw UsageError(fmt::format("-o {}: the ending says the format: .svg (picture), .html (page to send), .csv (table), .json (Chrome trace, Perfetto), .jsonl (one object a line), "
+                               ".pickle (PyTorch snapshot for pytorch.org/memory_viz)", file));
+}
 
 }  // namespace
 
 int timeline(const TimelineOptions& options) {
-  const Question question = options.question.question();
-  require_zeroplan_engine(question);
-  Compiler compiler;
-  Pricer pricer;
-  const Program program = compiler.compile(question);
-  const WalkResult walked = walk(program);
-  if (options.out.empty()) {
-    draw(program, answer(question, compiler, pricer, false), walked, options.width);
-    fmt::print("next: zeroplan timeline {} -o step.json   (open it in https://ui.perfetto.dev or chrome://tracing)\n", options.question.as_typed());
+  const Span span = span_of(options.span);
+  const Writer* writer = options.out.empty() ? nullptr : &writer_for(options.out);
+  const Timeline t = timeline_of(asked_or_usual(options.question), span);
+  if (writer == nullptr) {
+    draw(t, options.width);
+    fmt::print("next: zeroplan timeline {} -o step.html   (or .svg, .csv, .json, .jsonl, .pickle)\n", options.question.as_typed());
     return 0;
   }
-  if (ends_with(options.out, ".jsonl")) write_file_atomically(options.out, json_lines(program, walked.trace));
-  else if (ends_with(options.out, ".json")) write_file_atomically(options.out, chrome_trace(program, walked.trace));
-  else throw UsageError(fmt::format("-o {}: the ending says the format; use .json (Chrome trace, Perfetto) or .jsonl (one event a line)", options.out));
-  fmt::print("{}: {} events of one step\n", options.out, walked.trace.events.size());
+  write_file_atomically(options.out, (*writer)(t));
+  fmt::print("{}: {} tensors in {} instants\n", options.out, t.tensors.size(), t.instants.size());
   return 0;
 }
 

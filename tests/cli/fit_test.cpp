@@ -205,6 +205,23 @@ TEST_CASE("why names what is alive, compares two plans and reads an out-of-memor
   CHECK(shell(ask + " --versus 'stage 3'").code == 2);
 }
 
+TEST_CASE("timeline draws every engine's step, on the terminal and in every kind of file", "[e2e]") {
+  const Folder folder;
+  for (const char* engine : {"zeroplan", "deepspeed", "fsdp2"}) {
+    const std::string ask = std::string("zeroplan timeline llama-2-7b --on 8xa100-80g --num-layers 4 --engine ") + engine;
+    INFO(engine);
+    CHECK(has(shell(ask).out, "peak "));
+    for (const char* ending : {"svg", "html", "csv", "json", "jsonl", "pickle"}) {
+      const std::string file = folder.file(std::string("step.") + ending);
+      CHECK(shell(ask + " -o " + file).code == 0);
+      CHECK(read_file(file).size() > 1000);
+    }
+  }
+  const Outcome wrong = shell("zeroplan timeline llama-2-7b --on 8xa100-80g -o step.png");
+  CHECK(wrong.code == 2);
+  CHECK(has(wrong.err, ".svg"));
+}
+
 TEST_CASE("peers 15: every command that the README names exists", "[e2e][peers]") {
   const std::string readme = read_file(ZEROPLAN_README), help = shell("zeroplan --help").out;
   std::size_t found = 0;

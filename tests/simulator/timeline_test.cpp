@@ -1,9 +1,13 @@
 #include "simulator/timeline.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+
+#include <nlohmann/json.hpp>
 
 #include "profiles/catalog.h"
 #include "simulator/prediction.h"
+#include "simulator/timeline_files.h"
 
 using namespace zeroplan;
 
@@ -77,4 +81,70 @@ TEST_CASE("the whole run begins with load and ends with a steady step", "[unit]"
   CHECK(t.instants.front().phase == "init");
   CHECK(t.instants.back().phase == "steady.step");
   CHECK(t.instants[t.peak()].live == predict(q).whole.requested);
+}
+
+namespace {
+
+/// Every tag of a well-formed document is closed in order. Void elements of HTML are none of ours but meta.
+bool tags_balance(const std::string& text) {
+  std::vector<std::string> open;
+  for (std::size_t at = 0; (at = text.find('<', at)) != std::string::npos;) {
+    const std::size_t end = text.find('>', at);
+    if (end == std::string::npos) return false;
+    const std::string tag = text.substr(at + 1, end - at - 1);
+    at = end + 1;
+    if (tag.starts_with("!") || tag.starts_with("meta") || tag.ends_with("/")) continue;
+    const std::string name = tag.substr(0, tag.find(' '));
+    if (name == "script") at = text.find("</script>", at);
+    if (!name.starts_with("/")) open.push_back(name);
+    else if (open.empty() || "/" + open.back() != name) return false;
+    else open.pop_back();
+  }
+  return open.empty();
+}
+
+}  // namespace
+
+TEST_CASE("pictures are well formed, keep the peak and stay small", "[unit]") {
+  for (const Question& q : {question(Engine::zeroplan, 3), question(Engine::deepspeed, 3)}) {
+    const Timeline t = timeline_of(q);
+    const PictureWords words{"a < b & c", "FITS"};
+    const std::string svg = timeline_svg(t, words), html = timeline_html(t, words);
+    CHECK(tags_balance(svg));
+    CHECK(tags_balance(html));
+    CHECK(svg.size() < 1'000'000);
+    CHECK(html.size() < 2'000'000);
+    CHECK(svg.find("a &lt; b &amp; c") != std::string::npos);
+    const auto columns = highest_instants(t, 100);
+    CHECK(std::find(columns.begin(), columns.end(), t.peak()) != columns.end());
+  }
+}
+
+TEST_CASE("tables and traces of a timeline say the same as the timeline", "[unit]") {
+  const Timeline t = timeline_of(question(Engine::fsdp2, 3));
+  const std::string csv = timeline_csv(t);
+  CHECK(static_cast<std::size_t>(std::count(csv.begin(), csv.end(), '\n')) == t.instants.size() + 1);
+  const auto series = category_series(t);
+  for (std::size_t i = 0; i < series.size(); ++i) {
+    std::int64_t sum = 0;
+    for (const std::int64_t bytes : series[i]) sum += bytes;
+    REQUIRE(sum == t.instants[i].live.value());
+  }
+  const auto chrome = nlohmann::json::parse(timeline_chrome(t));
+  CHECK(chrome["traceEvents"].size() == 2 * t.instants.size() + 1);
+  const std::string lines = timeline_json_lines(t);
+  CHECK(nlohmann::json::parse(lines.substr(0, lines.find('\n'))).contains("why"));
+}
+
+TEST_CASE("a snapshot is a pickle with an alloc for every tensor and frees in order", "[unit]") {
+  // The whole file was opened with Python's pickle and torch.cuda._memory_viz.trace_plot (torch 2.11.0, 2026-11-25).
+  const Timeline t = timeline_of(question(Engine::deepspeed, 2));
+  const std::string pickle = timeline_snapshot(t);
+  CHECK(pickle.substr(0, 2) == "\x80\x02");
+  CHECK(pickle.back() == '.');
+  std::size_t allocs = 0, frees = 0;
+  for (std::size_t at = 0; (at = pickle.find("alloc", at)) != std::string::npos; ++at) allocs += pickle.compare(at - 5, 5, std::string("X\x05\0\0\0", 5)) == 0;
+  for (std::size_t at = 0; (at = pickle.find("free_completed", at)) != std::string::npos; ++at) ++frees;
+  CHECK(allocs == t.tensors.size());
+  CHECK(frees == static_cast<std::size_t>(std::count_if(t.tensors.begin(), t.tensors.end(), [&](const TimelineTensor& tensor) { return tensor.death < t.instants.size(); })));
 }
