@@ -208,6 +208,7 @@ eager::Fsdp1Job fsdp1_job(const Asked& asked) {
   job.no_sync = skips_reductions(q.plan);
   job.checkpoint = checkpoint_of(q, false);
   job.kernel = kernel_of(q);
+  job.made_on_meta = !asked.oracle;
   return job;
 }
 

@@ -252,17 +252,17 @@ TEST_CASE("gui without a display, or without the program, says what to do and en
   CHECK((has(outcome.err, "timeline") || has(outcome.err, "qt6-base-dev")));
 }
 
-TEST_CASE("timeline draws on the terminal and writes traces", "[e2e]") {
+TEST_CASE("timeline of our own engine has times", "[e2e]") {
   const Folder folder;
-  const Outcome picture = shell("zeroplan timeline internlm2-20b --on 8xa100-80g --width 60");
+  const Outcome picture = shell("zeroplan timeline internlm2-20b --on 8xa100-80g --engine zeroplan --width 60");
   CHECK(picture.code == 0);
   CHECK(has(picture.out, "█"));
-  CHECK(shell("zeroplan timeline internlm2-20b --on 8xa100-80g -o " + folder.file("step.json")).code == 0);
+  CHECK(shell("zeroplan timeline internlm2-20b --on 8xa100-80g --engine zeroplan -o " + folder.file("step.json")).code == 0);
   CHECK(json::parse(read_file(folder.file("step.json"))).at("traceEvents").size() > 1000);
-  CHECK(shell("zeroplan timeline internlm2-20b --on 8xa100-80g -o " + folder.file("step.jsonl")).code == 0);
+  CHECK(shell("zeroplan timeline internlm2-20b --on 8xa100-80g --engine zeroplan -o " + folder.file("step.jsonl")).code == 0);
   CHECK(json::parse(lines_of(read_file(folder.file("step.jsonl"))).front()).contains("event"));
-  CHECK(shell("zeroplan timeline internlm2-20b --on 8xa100-80g -o " + folder.file("step.pdf")).code == 2);
-  CHECK(shell("zeroplan timeline internlm2-20b --on 8xa100-80g -o " + folder.file("no/such/step.json")).code == 5);
+  CHECK(shell("zeroplan timeline internlm2-20b --on 8xa100-80g --engine zeroplan -o " + folder.file("step.pdf")).code == 2);
+  CHECK(shell("zeroplan timeline internlm2-20b --on 8xa100-80g --engine zeroplan -o " + folder.file("no/such/step.json")).code == 5);
 }
 
 TEST_CASE("prove --no-run proves every rank of the full plan without an executor", "[e2e]") {

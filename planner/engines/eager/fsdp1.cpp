@@ -380,9 +380,14 @@ void clip_sharded_grad_norm(Context& context, const Tensors& parameters, const F
   }
 }
 
+std::unique_ptr<CausalLm> make_model(Context& context, const Fsdp1Job& job) {
+  Scoped place(context.place, job.made_on_meta ? Place::meta : context.place);
+  return CausalLm::make(context, job.model);
+}
+
 class Fsdp1Engine {
  public:
-  Fsdp1Engine(Context& context, const Fsdp1Job& job) : context_(context), job_(job), boundary_(job.size.accumulate), model_(CausalLm::make(context, job.model)) {
+  Fsdp1Engine(Context& context, const Fsdp1Job& job) : context_(context), job_(job), boundary_(job.size.accumulate), model_(make_model(context, job)) {
     wrap();
     model_->enable_checkpointing(job.checkpoint);
     if (job.checkpoint.mode == CheckpointMode::reentrant) model_->enable_input_require_grads();

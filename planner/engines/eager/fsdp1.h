@@ -10,7 +10,7 @@
 // The streams' pools: low precision shards Stream::h2d (FSDP's pre-unshard stream), unsharded parameters and gradients Stream::gather (autograd runs split's backward on the
 // stream where the views were made: the unshard stream), what is reduced Stream::reduce (the post-backward stream; HSDP's all-reduce stream is counted as it too).
 // Frees that wait for an event are done at once. Not here: FSDP's limit on gathers in flight (a replay's frees_wait: 2), buffers' dtype, LoRA, frozen parameters,
-// parameters made on the host or the meta device, communication hooks.
+// communication hooks.
 #pragma once
 
 #include <cstdint>
@@ -44,6 +44,7 @@ struct Fsdp1Job {
   BlockCheckpoints checkpoint;
   std::optional<ScalarType> autocast_type;  ///< forward under torch.autocast
   OptimizerKernel kernel = OptimizerKernel::foreach;
+  bool made_on_meta = false;  ///< the model is made without memory, and each unit's flat parameter on the device before it is sharded; else whole on every GPU first
 };
 
 /// Runs the job (FSDP.clip_grad_norm_, AdamW, zero_grad), reporting to `recorder`. Requested bytes of rank 0.
