@@ -18,6 +18,13 @@ struct FitOptions {
 };
 int fit(const FitOptions& options);
 
+struct ExportOptions {
+  QuestionFlags question;
+  std::string to;   ///< deepspeed, accelerate or xtuner
+  std::string out;  ///< empty: stdout
+};
+int export_to(const ExportOptions& options);
+
 struct WhyOptions {
   QuestionFlags question;
   std::string at;        ///< a phase; empty: the peak of a steady step
