@@ -88,7 +88,7 @@ Cluster cluster_from_name(const std::string& text) {
   cluster.name = text;
   cluster.nodes = name->nodes;
   cluster.gpus_per_node = name->gpus_per_node;
-  cluster.network_bytes_per_s = cluster.device.kind == DeviceKind::cpu ? kDefaultCpuNetworkBytesPerS : kDefaultNetworkBytesPerS;
+  cluster.network_bytes_per_s = cluster.device.kind == DeviceKind::cpu ? kDefaultCpuNetworkBytesPerS : cluster.device.network_bytes_per_s.value_or(kDefaultNetworkBytesPerS);
   cluster.network_latency_s = kDefaultNetworkLatencyS;
   return cluster;
 }

@@ -86,7 +86,7 @@ void check_source(const JsonFields& fields) {
 
 DeviceProfile read_device(const JsonFields& fields) {
   fields.refuse_unknown({"name", "kind", "source", "capacity_bytes", "context_bytes", "libraries_bytes", "matmul_bf16_flops_per_s", "matmul_fp32_flops_per_s",
-                         "peak_bf16_flops_per_s", "memory_bytes_per_s", "launch_s", "link_bytes_per_s", "link_latency_s", "nccl_channels", "attention_flops_per_s", "host_link_bytes_per_s"});
+                         "peak_bf16_flops_per_s", "memory_bytes_per_s", "launch_s", "link_bytes_per_s", "link_latency_s", "nccl_channels", "attention_flops_per_s", "host_link_bytes_per_s", "multiprocessors", "network_bytes_per_s"});
   check_source(fields);
   const IntegerRange outside{0, kLargestMemoryBytes};
   DeviceProfile device;
@@ -104,6 +104,8 @@ DeviceProfile read_device(const JsonFields& fields) {
   device.link_latency_s = fields.number("link_latency_s", kLatency);
   device.nccl_channels = fields.integer("nccl_channels", {0, 1024});
   if (fields.has("attention_flops_per_s")) device.attention_flops_per_s = fields.number("attention_flops_per_s", kRate);
+  if (fields.has("multiprocessors")) device.multiprocessors = fields.integer("multiprocessors", {0, 1 << 20});
+  if (fields.has("network_bytes_per_s")) device.network_bytes_per_s = fields.number("network_bytes_per_s", kRate);
   if (fields.has("host_link_bytes_per_s")) device.host_link_bytes_per_s = fields.number("host_link_bytes_per_s", kRate);
   if (device.context_bytes + device.libraries_bytes >= device.capacity_bytes)
     fields.fail("capacity_bytes", "is not more than context_bytes + libraries_bytes: nothing is left to use", "");
@@ -130,6 +132,8 @@ nlohmann::json device_to_json(const DeviceProfile& device) {
                       {"link_latency_s", device.link_latency_s},
                       {"nccl_channels", device.nccl_channels}};
   if (device.attention_flops_per_s) json["attention_flops_per_s"] = *device.attention_flops_per_s;
+  if (device.multiprocessors > 0) json["multiprocessors"] = device.multiprocessors;
+  if (device.network_bytes_per_s) json["network_bytes_per_s"] = *device.network_bytes_per_s;
   if (device.host_link_bytes_per_s) json["host_link_bytes_per_s"] = *device.host_link_bytes_per_s;
   return json;
 }

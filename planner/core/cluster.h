@@ -31,6 +31,8 @@ struct DeviceProfile {
   std::int64_t nccl_channels = 0;  ///< 0 on CPU: no NCCL buffers
   std::optional<double> attention_flops_per_s;    ///< of a fused causal attention kernel, forward and backward together, at 4096 tokens
   std::optional<double> host_link_bytes_per_s;    ///< between this device and pinned host memory, one direction
+  std::int64_t multiprocessors = 0;               ///< 0: unknown; NCCL's kernels take one a channel from what runs beside them
+  std::optional<double> network_bytes_per_s;      ///< of one GPU between nodes in the clusters that such GPUs are usually in
 
   friend bool operator==(const DeviceProfile&, const DeviceProfile&) = default;
 };

@@ -49,7 +49,7 @@ Cluster read_row_cluster(const JsonFields& question, const RowNames& names, RowN
   cluster.gpus_per_node = question.integer("gpus_per_node", kGpus);
   cluster.device = question.at("gpu") == kUnknownDevice ? unknown_device(names) : look_up(question, "gpu", names.device);
   cluster.name = fmt::format("{}x{}x{}", cluster.nodes, cluster.gpus_per_node, cluster.device.name);
-  cluster.network_bytes_per_s = network.bytes_per_s;
+  cluster.network_bytes_per_s = cluster.device.network_bytes_per_s.value_or(network.bytes_per_s);
   cluster.network_latency_s = network.latency_s;
   if (!question.has("link")) return cluster;
   const std::string link = question.text("link");

@@ -34,6 +34,12 @@ double host_s(std::int64_t moved_bytes, std::int64_t updated_elems, const Cluste
   return (d(moved_bytes) / kHostBytesPerS + d(updated_elems) / kHostUpdateElemsPerS) * d(cluster.gpus_per_node);
 }
 
+/// The part of a device that collectives take from kernels beside them.
+double contended_part(const DeviceProfile& device) {
+  if (device.multiprocessors == 0) return 0;
+  return d(std::min({device.nccl_channels, kMostChannels, device.multiprocessors})) / d(device.multiprocessors);
+}
+
 class Clocks {
  public:
   explicit Clocks(const Cluster& cluster) : cluster_(cluster), device_(cluster.device) {}
@@ -41,6 +47,9 @@ class Clocks {
   void run(const Activity& activity);
   StepTime result(const WorkTotals& work) {
     time_.work = work;
+    const double slowed_s = contended_part(device_) * std::max(0.0, time_.communication_s - time_.exposed_communication_s);
+    streams_[at(Stream::compute)] += slowed_s;
+    time_.compute_s += slowed_s;
     time_.step_s = std::max(host_, *std::max_element(streams_.begin(), streams_.end()));
     expose(time_.step_s, std::max(compute(), host_));
     return time_;

@@ -6,7 +6,9 @@
 // An event carries a stream's clock to a stream that waits for it; synchronize carries it to the host. So communication overlaps exactly where the engine lets it.
 // Cost: linear in the activities.
 //
-// Leaves out: the slowdown of kernels by collectives that run beside them, wave quantisation of small products, clocks that fall under load, data loading, logging,
+// While collectives run beside kernels, NCCL's channels hold a multiprocessor each: kernels go on with the rest.
+//
+// Leaves out: wave quantisation of small products, clocks that fall under load, data loading, logging,
 // Python code of hooks (a large part of a step of DeepSpeed with small models), stragglers.
 #pragma once
 
@@ -26,6 +28,8 @@ inline constexpr double kHostUpdateElemsPerS = 1.41e9;
 /// Memory traffic that this is: fp32 parameter, gradient and two moments read, all but the gradient written. Other kernels on the host are taken at the same rate.
 inline constexpr double kHostUpdateBytesPerElem = 28;
 inline constexpr double kHostBytesPerS = kHostUpdateElemsPerS * kHostUpdateBytesPerElem;
+/// NCCL starts at most so many channels for a collective inside a node (NCCL 2.28.9 src/include/nccl_tuner.h and init.cc: 32 with NVLink SHARP, 24 before).
+inline constexpr std::int64_t kMostChannels = 32;
 /// Of a profile that does not say: attention's rate as a part of the products' (173 of 271 TFLOP/s on an A100), and PCIe 4.0 x16.
 inline constexpr double kAttentionOfMatmulRatio = 0.64;
 inline constexpr double kHostLinkBytesPerS = 24.8e9;
