@@ -86,8 +86,9 @@ eager::LossConfig loss_of(const Question& question) {
 /// The oracle's models have as many learned positions as their sequences are long.
 eager::HfConfig model_of(const Asked& asked) {
   const Question& question = asked.question;
-  const std::int64_t positions = asked.oracle ? question.job.seq : std::max(question.job.model.max_position, question.job.seq);
-  eager::HfConfig config = eager::hf_config(question.job.model, scalar_type(question.parameters_dtype()), positions);
+  eager::HfConfig config = eager::hf_config(question.job.model, scalar_type(question.parameters_dtype()), question.job.seq);
+  if (!asked.oracle) config.max_positions = std::max(question.job.model.max_position, question.job.seq);
+  if (question.plan.preset.ends_with("-tiled-mlp")) config.mlp_tile_tokens = config.hidden_size;
   if (config.attention == AttentionKernel::flash) config.attention = question.plan.attention;  // models that write attention out do so whatever is asked
   config.loss = loss_of(question);
   // transformers' MPT writes attention out; a GPT with layer norms and an attention kernel is nearer to llm-foundry's.
@@ -121,14 +122,15 @@ eager::BlockCheckpoints checkpoint_of(const Question& question, bool may_be_reen
   using Mode = eager::CheckpointMode;
   const Plan& plan = question.plan;
   const Mode mode = may_be_reentrant && checkpoints_reentrant(plan) ? Mode::reentrant : Mode::non_reentrant;
+  const bool offload = plan.offload_activations == Offload::cpu;
   switch (plan.checkpoint_policy) {
     case CheckpointPolicy::selective_op: return {.mode = Mode::selective};
-    case CheckpointPolicy::every_nth: return {.mode = mode, .every = plan.checkpoint_every};
+    case CheckpointPolicy::every_nth: return {.mode = mode, .every = plan.checkpoint_every, .offload = offload};
     case CheckpointPolicy::selective_attention: return {};
     case CheckpointPolicy::blocks: break;
   }
   if (plan.recomputed_blocks == 0) return {};
-  return {.mode = mode, .first_blocks = plan.recomputed_blocks};
+  return {.mode = mode, .first_blocks = plan.recomputed_blocks, .offload = offload};
 }
 
 eager::TitanCheckpoint titan_checkpoint_of(const Question& question) {
@@ -279,6 +281,12 @@ eager::Zero3Fetching fetching_of(const DeepSpeedOptions& o) {
           .by_all_reduce = o.stage3_use_all_reduce_for_fetch_params};
 }
 
+/// Tools on transformers' DeepSpeed integration load under zero.Init at stage 3 (HfDeepSpeedConfig), whether a question says so or not.
+bool makes_in_shards(const Plan& plan) {
+  constexpr std::array<std::string_view, 7> kTools{"hf-trainer", "accelerate", "xtuner", "llamafactory", "ms-swift", "arctic-training", "easycontext"};
+  return plan.zero_init || std::find(kTools.begin(), kTools.end(), plan.tool) != kTools.end();
+}
+
 eager::Zero3Job zero3_job(const Asked& asked) {
   const Question& question = asked.question;
   const DeepSpeedOptions& o = question.plan.deepspeed;
@@ -288,7 +296,7 @@ eager::Zero3Job zero3_job(const Asked& asked) {
                       .checkpoint = checkpoint_of(question),
                       .kernel = kernel_of(question),
                       .lora = lora_of(question),
-                      .zero_init = question.plan.zero_init,
+                      .zero_init = makes_in_shards(question.plan),
                       .fetching = fetching_of(o),
                       .reduce_bucket_elems = o.reduce_bucket_size,
                       .sub_group_elems = o.sub_group_size,
@@ -347,7 +355,8 @@ std::vector<EmulationGap> emulation_gaps(const Question& question) {
   gaps.note_if(has_gap_in_checkpointing(question), "checkpoint", plan.recomputed_blocks > 0 ? "as full" : "as none");
   gaps.note_if(plan.compile, "compile", "as eager PyTorch");
   gaps.note_if(plan.fp8, "fp8", "in the compute dtype");
-  gaps.note_if(plan.offload_activations != Offload::none, "offload_activations", "kept on the device");
+  const bool checkpoints = plan.checkpoint_policy == CheckpointPolicy::every_nth || plan.recomputed_blocks > 0;
+  gaps.note_if(plan.offload_activations != Offload::none && (!checkpoints || plan.tool.starts_with("torchtitan")), "offload_activations", "kept on the device");
   gaps.note_if(plan.offload_optimizer == Offload::nvme, "offload_optimizer", "kept on the device");
   gaps.note_if(plan.offload_parameters == Offload::nvme, "offload_parameters", "kept on the device");
   gaps.note_if(plan.offload_optimizer_ratio < 1 && plan.offload_optimizer != Offload::none, "offload_optimizer_ratio", "as 1");

@@ -12,9 +12,25 @@ struct Holder {
   Tensor recomputed;
 };
 
+/// A copy without a graph on the other side of the link.
+Tensor moved(const Tensor& tensor, Place place) {
+  Context& context = tensor.context();
+  Scoped there(context.place, place);
+  Tensor copy = empty_like(tensor, place == Place::host ? "checkpoint on the host" : "checkpoint back from the host");
+  place == Place::host ? context.copy_to_host(tensor.bytes()) : context.copy_to_device(tensor.bytes());
+  return copy;
+}
+
+Tensors moved(const Tensors& tensors, Place place) {
+  Tensors out;
+  for (const Tensor& tensor : tensors) out.push_back(moved(tensor, place));
+  return out;
+}
+
 struct Frame {
   CheckpointFunction function;
   Tensors arguments;
+  std::vector<bool> needed_gradients;  ///< offload only: of the arguments, which are on the host
   bool early_stop = true;
   bool autocast = false;
   ScalarType autocast_type = ScalarType::bf16;
@@ -78,16 +94,23 @@ class CheckpointHooks : public SavedTensorHooks {
     Scoped cache(context_.op_cache, frame_->kept.get());
     try {
       SavedTensorHooksScope hooks(context_, std::make_shared<RecomputationHooks>(*frame_));
-      run_again(context_, frame_->function, frame_->arguments, frame_->autocast, frame_->autocast_type);
+      run_again(context_, frame_->function, arguments_back(), frame_->autocast, frame_->autocast_type);
     } catch (const StopRecomputation&) {
     }
+  }
+
+  Tensors arguments_back() const {
+    if (frame_->needed_gradients.empty()) return frame_->arguments;
+    Tensors out = moved(frame_->arguments, Place::device);
+    for (std::size_t i = 0; i < out.size(); ++i) out[i].set_requires_grad(frame_->needed_gradients[i]);
+    return out;
   }
 
   Context& context_;
   std::shared_ptr<Frame> frame_;
 };
 
-Tensors non_reentrant(Context& context, CheckpointFunction function, const Tensors& arguments, bool selective, bool early_stop) {
+Tensors non_reentrant(Context& context, CheckpointFunction function, const Tensors& arguments, bool selective, bool early_stop, bool offload) {
   auto frame = std::make_shared<Frame>();
   frame->early_stop = early_stop;
   if (selective) frame->kept = std::make_unique<OpCache>();
@@ -96,6 +119,10 @@ Tensors non_reentrant(Context& context, CheckpointFunction function, const Tenso
   frame->arguments = arguments;
   frame->autocast = context.autocast.enabled;
   frame->autocast_type = context.autocast.type;
+  if (offload) {
+    for (const Tensor& argument : arguments) frame->needed_gradients.push_back(argument.requires_grad());
+    frame->arguments = moved(arguments, Place::host);
+  }
   SavedTensorHooksScope hooks(context, std::make_shared<CheckpointHooks>(context, frame));
   return frame->function(arguments);
 }
@@ -107,7 +134,8 @@ void reentrant_formula(BackwardCall& call, const CheckpointFunction& function, b
     if (!call.gradients[i].defined()) call.gradients[i] = empty(context, kinds[i].shape, kinds[i].type, "zeros for no gradient");
   Tensors inputs;
   for (std::size_t i = 0; i < call.node.edges.size(); ++i) {
-    inputs.push_back(call.saved(static_cast<int>(i)).detach());
+    const Tensor saved = call.saved(static_cast<int>(i));
+    inputs.push_back(saved.storage().place == Place::host && context.place == Place::device ? moved(saved, Place::device) : saved.detach());
     inputs.back().set_requires_grad(call.needs(i));
   }
   const Tensors outputs = run_again(context, function, inputs, autocast, type);
@@ -122,10 +150,10 @@ std::vector<OutputKind> kinds_of(const Tensors& outputs) {
   return out;
 }
 
-Tensors reentrant(Context& context, CheckpointFunction function, const Tensors& arguments) {
+Tensors reentrant(Context& context, CheckpointFunction function, const Tensors& arguments, bool offload) {
   Recording recording(context, "CheckpointFunctionBackward", std::span<const Tensor>(arguments));
   if (recording)
-    for (const Tensor& argument : arguments) recording->save(argument);
+    for (const Tensor& argument : arguments) recording->save(offload ? moved(argument, Place::host) : argument);
   Tensors outputs;
   {
     Scoped no_grad(context.grad_enabled, false);
@@ -141,10 +169,10 @@ Tensors reentrant(Context& context, CheckpointFunction function, const Tensors& 
 
 }  // namespace
 
-Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments, bool early_stop) {
+Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments, bool early_stop, bool offload) {
   assert(mode != CheckpointMode::none);
-  if (mode == CheckpointMode::reentrant) return reentrant(context, std::move(function), arguments);
-  return non_reentrant(context, std::move(function), arguments, mode == CheckpointMode::selective, early_stop);
+  if (mode == CheckpointMode::reentrant) return reentrant(context, std::move(function), arguments, offload);
+  return non_reentrant(context, std::move(function), arguments, mode == CheckpointMode::selective, early_stop, offload);
 }
 
 }  // namespace zeroplan::eager

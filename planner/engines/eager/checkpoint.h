@@ -19,6 +19,8 @@ struct BlockCheckpoints {
   std::int64_t every = 1;                    ///< of every so many blocks the last one (torchtitan's selective_ac_option)
   std::optional<std::int64_t> first_blocks = std::nullopt;  ///< only among so many at the front (Megatron's recompute_method block, InternEvo's checkpoint fraction)
 
+  bool offload = false;                      ///< what a checkpoint keeps, the block's input, waits on the host (ALST's checkpoint offload, torch's save_on_cpu around it)
+
   CheckpointMode of_block(std::int64_t block) const {
     return (block + 1) % every == 0 && block < first_blocks.value_or(block + 1) ? mode : CheckpointMode::none;
   }
@@ -29,6 +31,7 @@ using CheckpointFunction = std::function<Tensors(const Tensors& arguments)>;
 /// Calls function(arguments) under a checkpoint. `mode` is not none; selective: non_reentrant that keeps attention's and every second mm's results
 /// (torchtitan's operator policy, torch.utils.checkpoint.create_selective_checkpoint_contexts).
 /// Without early_stop a recomputation runs to the function's end (torchtitan's default).
-Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments, bool early_stop = true);
+/// offload: `arguments` are kept on the host and come back for the recomputation.
+Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments, bool early_stop = true, bool offload = false);
 
 }  // namespace zeroplan::eager

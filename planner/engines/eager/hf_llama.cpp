@@ -116,15 +116,54 @@ namespace {
 Tensor activated(const HfConfig& config, const Tensor& x) { return config.mlp == MlpKind::geglu_tanh ? gelu(x) : silu(x); }
 }  // namespace
 
+/// deepspeed.runtime.sequence_parallel.ulysses_sp TiledMLP: forward without a graph, backward recomputes tile by tile into one gradient of x.
+Tensor LlamaMlp::tiled(const Tensor& x) {
+  Recording recording(*context, "TiledMLPBackward", {&x});
+  const std::int64_t tiles = (x.size(1) + config_.mlp_tile_tokens - 1) / config_.mlp_tile_tokens;
+  const auto tile_of = [tiles](const Tensor& whole) { return narrow(whole, 1, (whole.size(1) + tiles - 1) / tiles); };
+  Tensors parts;
+  {
+    Scoped no_grad(context->grad_enabled, false);
+    for (std::int64_t i = 0; i < tiles; ++i) parts.push_back(compute(tile_of(x)));
+  }
+  const Tensor out = empty_like(x, "tiled mlp output");
+  parts.clear();
+  if (recording) {
+    recording->save(x);
+    recording->apply = [this, tiles, tile_of](BackwardCall& call) {
+      const Tensor whole = call.saved(0);
+      const Tensor gradient = empty_like(whole, "tiled mlp gradient");
+      for (std::int64_t i = 0; i < tiles; ++i) {
+        Scoped grad(context->grad_enabled, true);
+        const bool last = i + 1 == tiles;  // engines hear of the weights' gradients once, when the last tile was added (ds_grad_is_ready)
+        for (const Tensor& weight : parameters()) weight.set_requires_grad(last);
+        Tensor tile = tile_of(whole.detach()).detach();
+        tile.set_requires_grad(true);
+        const Tensor result = compute(tile);
+        const Tensor incoming = empty_like(result, "tiled mlp incoming");
+        backward({result}, {incoming});
+      }
+      call.results[0] = gradient;
+    };
+  }
+  recording.set_output(out);
+  return out;
+}
+
 Tensors LlamaMlp::forward(Arguments& arguments) {
   const Tensor& x = arguments.positional[0];
+  if (config_.mlp_tile_tokens > 0 && x.size(1) > config_.mlp_tile_tokens) return {tiled(x)};
+  return {compute(x)};
+}
+
+Tensor LlamaMlp::compute(const Tensor& x) {
   if (config_.fused_gate_up) {
     const Tensor both = gate_->call(x);
     Tensors halves = split_last(both, config_.intermediate_size);
     Tensor active = activated(config_, halves[0]);
     halves[1] = mul(halves[1], active);
     active.reset();
-    return {down_->call(halves[1])};
+    return down_->call(halves[1]);
   }
   Tensor gate = gate_->call(x);
   Tensor active = activated(config_, gate);
@@ -133,7 +172,7 @@ Tensors LlamaMlp::forward(Arguments& arguments) {
   const Tensor product = mul(active, up);
   active.reset();
   up.reset();
-  return {down_->call(product)};
+  return down_->call(product);
 }
 
 LlamaLayer::LlamaLayer(Context& owner, const HfConfig& config, const BlockCheckpoints& checkpoints)

@@ -100,7 +100,7 @@ Tensors DecoderBlock::forward(Arguments& arguments) {
   return checkpoint(*context, mode, [this, keyword = arguments.keyword](const Tensors& inputs) {
     Scoped here(context->where, where);
     return block(inputs[0], keyword);
-  }, {arguments.positional[0]});
+  }, {arguments.positional[0]}, true, checkpoints_.offload);
 }
 
 Tensor CausalLm::loss(const Tensor& ids) {

@@ -59,6 +59,7 @@ struct HfConfig {
   std::optional<std::int64_t> sliding_window = std::nullopt;  ///< only if a sequence is as long as it, so that it needs a mask
   std::int64_t full_attention_every = 0;       ///< of the sliding layers; 0: all slide
   bool local_rotary = false;                   ///< sliding layers have their own rotary embedding (gemma3)
+  std::int64_t mlp_tile_tokens = 0;            ///< ALST's tiled MLP: so many tokens at a time, each tile recomputed in backward; 0: all at once
   bool foundry = false;                        ///< mpt: llm-foundry's own model (hf_foundry.h) in place of transformers'
   std::int64_t embedding_dim = 0;              ///< where it is not hidden_size (opt-350m); 0: it is
 
