@@ -18,12 +18,13 @@ struct FitOptions {
 };
 int fit(const FitOptions& options);
 
-struct ExportOptions {
+struct ExportCommandOptions {
   QuestionFlags question;
-  std::string to;   ///< deepspeed, accelerate or xtuner
-  std::string out;  ///< empty: stdout
+  std::string to;         ///< deepspeed, accelerate or xtuner
+  std::string out;        ///< the file, and the DeepSpeed JSON that it uses beside it; empty: the file on stdout
+  std::string nvme_path;
 };
-int export_to(const ExportOptions& options);
+int export_plan(const ExportCommandOptions& options);
 
 struct WhyOptions {
   QuestionFlags question;

@@ -27,12 +27,13 @@ int run_program(int argc, char** argv) {
   fit_command->add_option("--save", fit_options.save, "write the plan here, for prove and run");
   fit_command->callback([&] { command = [&] { return fit(fit_options); }; });
 
-  ExportOptions export_options;
+  ExportCommandOptions export_options;
   CLI::App* export_command = app.add_subcommand("export", "the plan as a DeepSpeed JSON, an Accelerate YAML or an XTuner config");
   export_options.question.add_to(*export_command);
-  export_command->add_option("--to", export_options.to, "deepspeed, accelerate or xtuner")->required();
-  export_command->add_option("-o,--out", export_options.out, "file to write; without: stdout");
-  export_command->callback([&] { command = [&] { return export_to(export_options); }; });
+  export_command->add_option("--to", export_options.to, "deepspeed, accelerate or xtuner")->required()->check(CLI::IsMember({"deepspeed", "accelerate", "xtuner"}));
+  export_command->add_option("-o,--out", export_options.out, "file to write, and the DeepSpeed JSON that it uses beside it; without: stdout");
+  export_command->add_option("--nvme-path", export_options.nvme_path, "directory on the NVMe device, where something is offloaded to it");
+  export_command->callback([&] { command = [&] { return export_plan(export_options); }; });
 
   WhyOptions why_options;
   CLI::App* why_command = app.add_subcommand("why", "what is alive at the peak and why; two plans compared; an out-of-memory message read");

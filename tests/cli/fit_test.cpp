@@ -222,18 +222,6 @@ TEST_CASE("timeline draws every engine's step, on the terminal and in every kind
   CHECK(has(wrong.err, ".svg"));
 }
 
-TEST_CASE("exports are the texts that the targets' own parsers accepted", "[e2e][published]") {
-  const json accepted = json::parse(read_file(ZEROPLAN_TEST_DATA "/export_accepted.json"))["rows"];
-  CHECK(accepted.size() >= 30);
-  for (const json& row : accepted) {
-    const std::string command = "zeroplan export " + row["arguments"].get<std::string>() + " --to " + row["to"].get<std::string>();
-    INFO(command);
-    CHECK(shell(command).out == row["text"].get<std::string>());
-  }
-  CHECK(shell("zeroplan export internlm2-20b --on 8xa100-80g --to deepsped").code == 2);
-  CHECK(shell("zeroplan export internlm2-20b --on 8xa100-80g --engine fsdp2 --to deepspeed").code == 2);
-}
-
 TEST_CASE("peers 15: every command that the README names exists", "[e2e][peers]") {
   const std::string readme = read_file(ZEROPLAN_README), help = shell("zeroplan --help").out;
   std::size_t found = 0;
