@@ -147,7 +147,7 @@ constexpr std::array<std::string_view, 4> kKernelNames{"foreach", "fused", "for-
 constexpr std::array<std::string_view, 4> kAttentionNames{"flash", "efficient", "cudnn", "eager"};
 constexpr std::array<std::string_view, 3> kLossNames{"chunked", "plain", "fused"};
 constexpr std::array<std::string_view, 3> kReshardNames{"default", "always", "never"};
-constexpr std::array<std::string_view, 4> kBaseDtypeNames{"bf16", "fp16", "nf4", "int8"};
+constexpr std::array<std::string_view, 5> kBaseDtypeNames{"bf16", "fp16", "nf4", "int8", "fp32"};
 constexpr std::array<std::string_view, 9> kLoraTargets{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj"};
 
 void set_num_layers(Question& question, const Value& value) {
@@ -287,7 +287,7 @@ void set_train(Question& question, const Value& value) {
   const JsonFields fields(object, value.file(), value.place());
   fields.refuse_unknown({"lora_rank", "lora_targets", "base_dtype"});
   Lora lora{fields.integer("lora_rank", kLoraRank), read_lora_targets(fields), BaseDtype::bf16};
-  if (fields.has("base_dtype")) lora.base_dtype = read_choice<BaseDtype>(Value(fields.at("base_dtype"), {value.file(), value.place() + "/base_dtype", "bf16|fp16|nf4|int8"}), kBaseDtypeNames);
+  if (fields.has("base_dtype")) lora.base_dtype = read_choice<BaseDtype>(Value(fields.at("base_dtype"), {value.file(), value.place() + "/base_dtype", "bf16|fp16|nf4|int8|fp32"}), kBaseDtypeNames);
   question.job.lora = std::move(lora);
 }
 

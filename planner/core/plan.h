@@ -45,7 +45,7 @@ enum class AttentionKernel : std::uint8_t { flash, efficient, cudnn, eager };
 enum class Loss : std::uint8_t { chunked, plain, fused };  ///< plain: all logits at once; fused: never materialised, or written over
 enum class Offload : std::uint8_t { none, cpu, nvme };
 enum class Reshard : std::uint8_t { standard, always, never };  ///< FSDP2 after forward; standard: all but the root
-enum class BaseDtype : std::uint8_t { bf16, fp16, nf4, int8 };  ///< of frozen weights
+enum class BaseDtype : std::uint8_t { bf16, fp16, nf4, int8, fp32 };  ///< of frozen weights
 
 /// What is recomputed. blocks: recomputed_blocks of them; every_nth: each checkpoint_every-th; selective_op: torchtitan's op policy.
 enum class CheckpointPolicy : std::uint8_t { blocks, every_nth, selective_op, selective_attention };

@@ -83,14 +83,43 @@ eager::LossConfig loss_of(const Question& question) {
   return {.kind = Kind::plain, .logits_fp32 = fp32, .shifts_logits = runs_transformers(question.plan) && is_before(question.plan.torch, kTransformersShiftsLabels)};
 }
 
+/// Of the frozen weights; packed ones are computed with in 16 bits.
+ScalarType base_type(const Question& question) {
+  const ScalarType stored = scalar_type(question.parameters_dtype());
+  if (!question.job.lora) return stored;
+  const ScalarType computed = scalar_type(question.job.compute_dtype);
+  switch (question.job.lora->base_dtype) {
+    case BaseDtype::bf16: return ScalarType::bf16;
+    case BaseDtype::fp16: return ScalarType::fp16;
+    case BaseDtype::fp32: return ScalarType::fp32;
+    case BaseDtype::nf4:
+    case BaseDtype::int8: break;
+  }
+  return eager::size_of(stored) == 2 ? stored : eager::size_of(computed) == 2 ? computed : ScalarType::bf16;
+}
+
+/// DeepSpeed casts the whole model to one dtype.
+bool casts_the_base(Emulated emulated) { return emulated == Emulated::zero12 || emulated == Emulated::zero3; }
+
+/// Ulysses around attention without a mask. torchtitan's context parallelism is a ring.
+bool exchanges_heads(const Question& question, const eager::HfConfig& config) {
+  using Family = eager::HfConfig::Family;
+  const bool shared_attention = config.family == Family::llama || config.family == Family::gpt2 || config.family == Family::gpt_neox || config.family == Family::opt;
+  const bool masked = config.attention == AttentionKernel::eager || config.sliding_window || config.position == PositionKind::alibi;
+  return question.job.sequence_parallel > 1 && shared_attention && !masked && !question.plan.tool.starts_with("torchtitan");
+}
+
 /// The oracle's models have as many learned positions as their sequences are long.
 eager::HfConfig model_of(const Asked& asked) {
   const Question& question = asked.question;
-  eager::HfConfig config = eager::hf_config(question.job.model, scalar_type(question.parameters_dtype()), question.job.seq);
-  if (!asked.oracle) config.max_positions = std::max(question.job.model.max_position, question.job.seq);
+  const std::int64_t positions = asked.oracle ? question.job.seq : std::max(question.job.model.max_position, question.job.seq);
+  const ScalarType type = casts_the_base(emulated_engine(question)) ? scalar_type(question.parameters_dtype()) : base_type(question);
+  eager::HfConfig config = eager::hf_config(question.job.model, type, positions);
+  config.nf4_blocks = question.job.lora && question.job.lora->base_dtype == BaseDtype::nf4 && config.family == eager::HfConfig::Family::llama;
   if (question.plan.preset.ends_with("-tiled-mlp")) config.mlp_tile_tokens = config.hidden_size;
   if (config.attention == AttentionKernel::flash) config.attention = question.plan.attention;  // models that write attention out do so whatever is asked
   config.loss = loss_of(question);
+  if (exchanges_heads(question, config)) config.sequence_ranks = question.job.sequence_parallel;
   // transformers' MPT writes attention out; a GPT with layer norms and an attention kernel is nearer to llm-foundry's.
   config.foundry = config.family == eager::HfConfig::Family::mpt && (question.plan.tool == "llm-foundry" || question.plan.attention != AttentionKernel::eager);
   return config;
@@ -146,7 +175,7 @@ eager::TitanCheckpoint titan_checkpoint_of(const Question& question) {
 
 eager::LoraConfig lora_of(const Question& question) {
   if (!question.job.lora) return {};
-  return {.rank = question.job.lora->rank, .targets = question.job.lora->targets};
+  return {.rank = question.job.lora->rank, .targets = question.job.lora->targets, .type = scalar_type(question.parameters_dtype())};
 }
 
 /// A dtype that the DeepSpeed JSON states, or one that the question has otherwise than the parameters'.
@@ -209,6 +238,7 @@ eager::Fsdp1Job fsdp1_job(const Asked& asked) {
   job.cpu_offload = q.plan.offload_parameters == Offload::cpu;
   job.no_sync = skips_reductions(q.plan);
   job.checkpoint = checkpoint_of(q, false);
+  job.lora = lora_of(q);
   job.kernel = kernel_of(q);
   job.made_on_meta = !asked.oracle;
   return job;
@@ -230,6 +260,7 @@ eager::Fsdp2Job fsdp2_job(const Asked& asked) {
           .reshard = reshard_of(q.plan),
           .checkpoint = checkpoint_of(q, false),
           .titan_checkpoint = titan_checkpoint_of(q),
+          .lora = titan ? eager::LoraConfig{} : lora_of(q),
           .compute_type = scalar_type(q.job.compute_dtype),
           .reduce_type = scalar_type(q.reduce_dtype()),
           .kernel = kernel_of(q),
@@ -336,33 +367,41 @@ bool has_gap_in_checkpointing(const Question& question) {
   return partly && plan.tool.starts_with("torchtitan");
 }
 
+/// The inputs of checkpointed blocks go to the host, nothing else does.
+bool has_gap_in_offloaded_activations(const Question& question) {
+  const Plan& plan = question.plan;
+  if (plan.offload_activations == Offload::none) return false;
+  return plan.offload_activations != Offload::cpu || checkpoint_of(question).mode == eager::CheckpointMode::none || plan.tool.starts_with("torchtitan");
+}
+
 }  // namespace
 
 std::vector<EmulationGap> emulation_gaps(const Question& question) {
-  (void)model_of({.question = question});
+  const eager::HfConfig model = model_of({.question = question});
   const Job& job = question.job;
   const Plan& plan = question.plan;
   const Emulated emulated = emulated_engine(question);
-  const bool fsdp = emulated == Emulated::fsdp1 || emulated == Emulated::fsdp2;
   Gaps gaps;
   gaps.note_if(plan.engine == Engine::other, "engine", fmt::format("as DeepSpeed at stage {}", plan.stage));
   gaps.note_if(plan.engine == Engine::deepspeed && plan.stage == 0, "engine", "as ZeRO 1 on one rank");
   gaps.note_if(!tool_is_emulated(question), "tool", "with transformers' model code");
-  gaps.note_if(job.sequence_parallel > 1, "sequence_parallel", "as sequences of seq / sequence_parallel tokens, attention's exchange left out");
+  gaps.note_if(job.sequence_parallel != model.sequence_ranks, "sequence_parallel", "as sequences of seq / sequence_parallel tokens, attention's exchange left out");
   gaps.note_if(job.optimizer != Optimizer::adamw && job.optimizer != Optimizer::adam, "optimizer", "as adamw");
   gaps.note_if(job.optimizer_dtype != question.parameters_dtype() && job.optimizer_dtype != Dtype::fp32, "optimizer_dtype", "as fp32");
-  gaps.note_if(job.lora && job.lora->base_dtype != BaseDtype::bf16 && job.lora->base_dtype != BaseDtype::fp16, "train", "with a base in 16 bits");
+  const bool nf4 = job.lora && job.lora->base_dtype == BaseDtype::nf4;
+  gaps.note_if(job.lora && (job.lora->base_dtype == BaseDtype::int8 || nf4 != model.nf4_blocks), "train", "with a base in 16 bits");
+  gaps.note_if(casts_the_base(emulated) && base_type(question) != model.type, "train", "with a base in the parameters' dtype");
   gaps.note_if(has_gap_in_checkpointing(question), "checkpoint", plan.recomputed_blocks > 0 ? "as full" : "as none");
   gaps.note_if(plan.compile, "compile", "as eager PyTorch");
   gaps.note_if(plan.fp8, "fp8", "in the compute dtype");
-  const bool checkpoints = plan.checkpoint_policy == CheckpointPolicy::every_nth || plan.recomputed_blocks > 0;
-  gaps.note_if(plan.offload_activations != Offload::none && (!checkpoints || plan.tool.starts_with("torchtitan")), "offload_activations", "kept on the device");
+  gaps.note_if(has_gap_in_offloaded_activations(question), "offload_activations", "kept on the device");
   gaps.note_if(plan.offload_optimizer == Offload::nvme, "offload_optimizer", "kept on the device");
   gaps.note_if(plan.offload_parameters == Offload::nvme, "offload_parameters", "kept on the device");
   gaps.note_if(plan.offload_optimizer_ratio < 1 && plan.offload_optimizer != Offload::none, "offload_optimizer_ratio", "as 1");
   const bool offloads = plan.offload_optimizer == Offload::cpu || plan.offload_parameters == Offload::cpu;
   gaps.note_if(offloads && (emulated == Emulated::fsdp2 || emulated == Emulated::single || emulated == Emulated::ddp), "offload_optimizer", "kept on the device");
-  gaps.note_if(job.lora && fsdp, "train", "as full training");
+  gaps.note_if(job.lora && emulated == Emulated::fsdp1 && plan.tool == "litgpt", "train", "with adapters in flat parameters of their own");
+  gaps.note_if(job.lora && plan.tool.starts_with("torchtitan") && emulated == Emulated::fsdp2, "train", "as full training");
   return gaps.take();
 }
 

@@ -254,7 +254,7 @@ class DdpEngine {
 
   Tensor forward(const Tensor& ids) {
     std::optional<AutocastScope> autocast;
-    if (job_.model.type == ScalarType::fp32 && job_.compute_type != ScalarType::fp32) autocast.emplace(context_, true, job_.compute_type);
+    if (job_.lora.trained_type(job_.model.type) == ScalarType::fp32 && job_.compute_type != ScalarType::fp32) autocast.emplace(context_, true, job_.compute_type);
     sync_ = !job_.no_sync || ++micro_steps_ % job_.size.accumulate == 0;
     return model_->loss(ids);
   }

@@ -26,7 +26,7 @@ struct DdpJob {
   bool static_graph = false;  ///< in the first step outputs are cloned and all gradients reduced at the end of backward
   bool no_sync = false;       ///< only the last micro batch of a step reduces; else every one does
   BlockCheckpoints checkpoint;
-  ScalarType compute_type = ScalarType::bf16;  ///< autocast to it where the parameters are fp32
+  ScalarType compute_type = ScalarType::bf16;  ///< autocast to it where the trained parameters are fp32
   OptimizerKernel kernel = OptimizerKernel::foreach;
   LoraConfig lora;  ///< rank 0: full training
 };

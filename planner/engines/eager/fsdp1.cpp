@@ -53,6 +53,7 @@ class FsdpModule {
 
   void register_hooks();
   FlatParamHandle& handle() { return handle_; }
+  const Module& module() const { return module_; }
 
  private:
   void lazy_init();
@@ -62,7 +63,10 @@ class FsdpModule {
   void post_forward(Tensors& outputs);
   void pre_backward();
   void register_post_backward_hook();
+  void register_post_backward_reshard_only_hook(const Arguments& arguments);
+  bool is_recomputed() const { return handle_.training_state == FlatParamState::backward_pre; }
   void post_backward();
+  void post_backward_reshard();
   void post_backward_final_callback();
   void finalize();
   void unshard();
@@ -84,6 +88,7 @@ class FsdpModule {
   bool is_root_;
   bool needs_pre_forward_unshard_ = false, needs_pre_backward_unshard_ = false, ran_pre_backward_hook_ = false, prefetched_ = false;
   std::optional<std::size_t> pre_forward_index_, post_forward_index_;
+  bool reshard_hooked_ = false;   ///< _post_backward_hook_handle, of frozen parameters
   Ref<Node> hooked_accumulator_;  ///< _post_backward_hook_state
   Tensor incoming_gradient_;      ///< the engine holds what it gives to a node until the node's hooks have run
 };
@@ -98,8 +103,10 @@ FsdpModule::FsdpModule(FsdpRootState& root_state, Module& module, const Tensors&
 void FsdpModule::register_hooks() {
   module_.pre_hooks.insert(module_.pre_hooks.begin(), [this](Module&, Arguments& arguments) {
     if (is_root_) root_pre_forward();
+    if (is_recomputed()) return;
     pre_forward();
     cast_forward_inputs(arguments);
+    register_post_backward_reshard_only_hook(arguments);
   });
   module_.post_hooks.push_back([this](Module&, Arguments&, Tensors& outputs) { post_forward(outputs); });
 }
@@ -141,6 +148,7 @@ void FsdpModule::pre_forward() {
   register_post_backward_hook();
 }
 
+/// Of the root (cast_root_forward_inputs). Inputs of other units differ only where peft casts to fp32 adapters, which autocast's linear undoes as this does.
 void FsdpModule::cast_forward_inputs(Arguments& arguments) const {
   for (Tensors* list : {&arguments.positional, &arguments.keyword})
     for (Tensor& tensor : *list)
@@ -148,6 +156,7 @@ void FsdpModule::cast_forward_inputs(Arguments& arguments) const {
 }
 
 void FsdpModule::post_forward(Tensors& outputs) {
+  if (is_recomputed()) return;
   if (!post_forward_index_.value_or(0)) post_forward_index_ = root_state_.post_forward_order.size();
   root_state_.post_forward_order.push_back(this);
   reshard(!is_root_ && options_.reshards_after_forward());
@@ -229,7 +238,7 @@ void FsdpModule::prefetch(FlatParamState state) {
 }
 
 void FsdpModule::register_post_backward_hook() {
-  if (!context_.grad_enabled || hooked_accumulator_) return;
+  if (!context_.grad_enabled || hooked_accumulator_ || !handle_.flat_param.requires_grad()) return;
   hooked_accumulator_ = handle_.flat_param.gradient_accumulator();
   NodeHooks& hooks = hooked_accumulator_->hooks();
   hooks.before.push_back([this](Tensors& gradients) {
@@ -241,6 +250,31 @@ void FsdpModule::register_post_backward_hook() {
   });
 }
 
+/// register_multi_grad_hook on the inputs: runs when all their gradients are complete.
+void FsdpModule::register_post_backward_reshard_only_hook(const Arguments& arguments) {
+  if (!context_.grad_enabled || reshard_hooked_ || handle_.flat_param.requires_grad()) return;
+  reshard_hooked_ = true;
+  const auto missing = std::make_shared<std::int64_t>(0);
+  for (const Tensors* list : {&arguments.positional, &arguments.keyword})
+    for (const Tensor& tensor : *list) {
+      if (!tensor.defined() || !tensor.requires_grad()) continue;
+      ++*missing;
+      tensor.register_hook([this, missing](const Tensor&) {
+        if (--*missing == 0) {
+          Scoped here(context_.where, module_.where);
+          handle_.training_state = FlatParamState::backward_post;
+          post_backward_reshard();
+        }
+        return Tensor();
+      });
+    }
+}
+
+void FsdpModule::post_backward_reshard() {
+  reshard(should_free_in_backward());
+  prefetch(FlatParamState::backward_pre);
+}
+
 bool FsdpModule::should_free_in_backward() const { return options_.sharded() && (root_state_.sync_gradients || options_.reshards_after_forward()); }
 
 void FsdpModule::post_backward() {
@@ -249,8 +283,7 @@ void FsdpModule::post_backward() {
   handle_.training_state = FlatParamState::backward_post;
   const Tensor& flat_param = handle_.flat_param;
   if (!flat_param.grad().defined()) return;
-  reshard(should_free_in_backward());
-  prefetch(FlatParamState::backward_pre);
+  post_backward_reshard();
   if (!root_state_.sync_gradients) {
     if (options_.use_orig_params) handle_.use_unsharded_grad_views();
     return;
@@ -316,12 +349,14 @@ void FsdpModule::post_backward_final_callback() {
   root_state_.post_backward_callback_queued = false;
 }
 
-/// _finalize_params and what follows it
+/// _catch_all_reshard, _finalize_params and what follows it
 void FsdpModule::finalize() {
   Scoped here(context_.where, module_.where);
+  if (!handle_.is_resharded()) reshard(should_free_in_backward());
+  reshard_hooked_ = false;
   if (hooked_accumulator_) hooked_accumulator_->hook_lists.reset();
   hooked_accumulator_.reset();
-  if (root_state_.sync_gradients) handle_.prepare_gradient_for_optim();
+  if (root_state_.sync_gradients && handle_.flat_param.requires_grad()) handle_.prepare_gradient_for_optim();
   ran_pre_backward_hook_ = needs_pre_backward_unshard_ = prefetched_ = false;
   post_forward_index_.reset();
   handle_.training_state = FlatParamState::idle;
@@ -382,15 +417,16 @@ void clip_sharded_grad_norm(Context& context, const Tensors& parameters, const F
 
 std::unique_ptr<CausalLm> make_model(Context& context, const Fsdp1Job& job) {
   Scoped place(context.place, job.made_on_meta ? Place::meta : context.place);
-  return CausalLm::make(context, job.model);
+  return make_causal_lm(context, job.model, job.lora, job.checkpoint);
 }
+
+/// peft's fsdp_auto_wrap_policy: a module without children whose weight is trained.
+bool is_trained_leaf(const Module& module) { return module.children.empty() && !module.own_parameters.empty() && module.own_parameters[0].second.requires_grad(); }
 
 class Fsdp1Engine {
  public:
   Fsdp1Engine(Context& context, const Fsdp1Job& job) : context_(context), job_(job), boundary_(job.size.accumulate), model_(make_model(context, job)) {
-    wrap();
-    model_->enable_checkpointing(job.checkpoint);
-    if (job.checkpoint.mode == CheckpointMode::reentrant) model_->enable_input_require_grads();
+    wrap_all();
     for (const auto& module : state_.all) module->handle().collect_parameters(parameters_);
     optimizer_.emplace(context, job.kernel, parameters_);
   }
@@ -414,8 +450,9 @@ class Fsdp1Engine {
 
  private:
   void clip();
-  /// auto_wrap: the blocks, then what is left; of all modules the root comes first.
-  void wrap();
+  /// auto_wrap: in each block trained modules first where the rest is frozen, then the block; in the end what is left.
+  void wrap_all();
+  void wrap(Module& module, Tensors& flattened);
 
   Context& context_;
   const Fsdp1Job& job_;
@@ -443,25 +480,31 @@ void Fsdp1Engine::clip() {
   clip_grad_norm(context_, parameters_);
 }
 
-void Fsdp1Engine::wrap() {
+void Fsdp1Engine::wrap(Module& module, Tensors& flattened) {
+  Scoped here(context_.where, module.where);
+  Tensors params;
+  for (const Tensor& p : module.parameters())
+    if (std::find(flattened.begin(), flattened.end(), p) == flattened.end()) params.push_back(p);
+  state_.all.push_back(std::make_unique<FsdpModule>(state_, module, params, options_of(job_), &module == model_.get()));
+  state_.all.back()->register_hooks();
+  for (const Tensor& p : module.parameters()) flattened.push_back(p);
+}
+
+void Fsdp1Engine::wrap_all() {
   if (job_.use_orig_params) {  // _get_dtype_size asks a tensor
     Scoped on_host(context_.place, context_.host);
     empty(context_, Shape{}, options_of(job_).param_type, "FSDP element size");
   }
   Tensors flattened;
-  std::vector<Module*> modules = model_->blocks();
-  modules.push_back(model_.get());
-  for (Module* module : modules) {
-    Scoped here(context_.where, module->where);
-    Tensors params;
-    for (const Tensor& p : module->parameters())
-      if (std::find(flattened.begin(), flattened.end(), p) == flattened.end()) params.push_back(p);
-    const bool is_root = module == model_.get();
-    auto wrapped = std::make_unique<FsdpModule>(state_, *module, params, options_of(job_), is_root);
-    wrapped->register_hooks();
-    for (const Tensor& p : module->parameters()) flattened.push_back(p);
-    state_.all.insert(is_root ? state_.all.begin() : state_.all.end(), std::move(wrapped));
+  for (Module* block : model_->blocks()) {
+    for (Module* below : block->modules())
+      if (job_.lora.rank > 0 && is_trained_leaf(*below)) wrap(*below, flattened);
+    wrap(*block, flattened);
   }
+  wrap(*model_, flattened);
+  const std::vector<Module*> order = model_->modules();
+  const auto place_of = [&](const std::unique_ptr<FsdpModule>& wrapped) { return std::find(order.begin(), order.end(), &wrapped->module()); };
+  std::sort(state_.all.begin(), state_.all.end(), [&](const auto& a, const auto& b) { return place_of(a) < place_of(b); });
 }
 
 }  // namespace

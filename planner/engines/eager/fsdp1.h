@@ -9,8 +9,12 @@
 // reduce_dtype and the sharded result. The root is gathered from its forward to its backward. Sharded gradients outlive zero_grad: they die when the next forward begins.
 // The streams' pools: low precision shards Stream::h2d (FSDP's pre-unshard stream), unsharded parameters and gradients Stream::gather (autograd runs split's backward on the
 // stream where the views were made: the unshard stream), what is reduced Stream::reduce (the post-backward stream; HSDP's all-reduce stream is counted as it too).
-// Frees that wait for an event are done at once. Not here: FSDP's limit on gathers in flight (a replay's frees_wait: 2), buffers' dtype, LoRA, frozen parameters,
+// Frees that wait for an event are done at once. Not here: FSDP's limit on gathers in flight (a replay's frees_wait: 2), buffers' dtype,
 // communication hooks.
+//
+// Adapters. Each trained module without children is a unit of its own inside its block (peft's fsdp_auto_wrap_policy; so do llama-recipes and fsdp_qlora), so that a block's
+// flat parameter is frozen: it has no gradient and no optimizer states, and is resharded when its inputs' gradients are complete. Units inside a checkpoint are gathered again by
+// the recomputation. In one flat parameter with frozen ones, which use_orig_params allows, trained parameters would need a gradient of the whole: not here.
 #pragma once
 
 #include <cstdint>
@@ -42,6 +46,7 @@ struct Fsdp1Job {
   bool cpu_offload = false;  ///< CPUOffload(offload_params=True): shards, gradients and optimizer on the host
   bool no_sync = false;      ///< unsharded gradients pile up until the last micro batch of a step; else every micro batch reduces
   BlockCheckpoints checkpoint;
+  LoraConfig lora;           ///< rank 0: full training
   std::optional<ScalarType> autocast_type;  ///< forward under torch.autocast
   OptimizerKernel kernel = OptimizerKernel::foreach;
   bool made_on_meta = false;  ///< the model is made without memory, and each unit's flat parameter on the device before it is sharded; else whole on every GPU first

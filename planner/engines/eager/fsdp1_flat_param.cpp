@@ -96,7 +96,7 @@ void FlatParamHandle::flatten(const Tensors& params, Module& module) {
   if (options_.use_orig_params) pad_to(options_.ranks, padding);
   flat_param = flat_buffer(context_, unsharded_elems_, orig_type_, "FSDP flat parameter", Category::parameters);
   context_.moves(2 * flat_param.bytes());
-  flat_param.set_requires_grad(true);
+  flat_param.set_requires_grad(params[0].requires_grad());
   if (options_.use_orig_params) return;
   for (OriginalParam& original : originals_) original.param.reset();
 }

@@ -141,6 +141,7 @@ class FsdpParamGroup {
   void unshard();
   void wait_for_unshard();
   void copy_without_gather();
+  bool is_cast(const FsdpParam& param) const { return param.sharded_param_data.type() != options_.param_type; }
   Tensor cast_of(const Tensor& shard);
   void copy_out();
   void reshard();
@@ -155,7 +156,7 @@ class FsdpParamGroup {
   FsdpOptions options_;
   bool reshard_after_forward_;
   std::vector<FsdpParam> params_;
-  ScalarType orig_type_;
+  ScalarType orig_type_;  ///< of the trained ones
   bool unsharded_ = false;
   bool gather_pending_ = false;
   Tensor all_gather_result_;
@@ -167,6 +168,8 @@ class FsdpParamGroup {
 
 FsdpParamGroup::FsdpParamGroup(FsdpContext& shared, const Tensors& params, Module& root, const FsdpOptions& options, bool reshard_after_forward)
     : shared_(shared), context_(params[0].context()), options_(options), reshard_after_forward_(reshard_after_forward), orig_type_(params[0].type()) {
+  const auto trained = std::find_if(params.begin(), params.end(), [](const Tensor& param) { return param.requires_grad(); });
+  if (trained != params.end()) orig_type_ = trained->type();
   params_.reserve(params.size());
   for (const Tensor& param : params) params_.emplace_back(param, root, options);
 }
@@ -174,14 +177,19 @@ FsdpParamGroup::FsdpParamGroup(FsdpContext& shared, const Tensors& params, Modul
 /// foreach_all_gather: shards of another dtype are cast into one flat input; others are copied into the output as they are.
 Tensor FsdpParamGroup::foreach_all_gather() {
   context_.begin_op("FSDP::all_gather");
-  std::int64_t input_elems = 0;
-  for (const FsdpParam& param : params_) input_elems += param.sharded_param_data.elems();
+  std::int64_t input_elems = 0, cast_elems = 0, cast_bytes = 0;
+  for (const FsdpParam& param : params_) {
+    input_elems += param.sharded_param_data.elems();
+    if (!is_cast(param)) continue;
+    cast_elems += param.sharded_param_data.elems();
+    cast_bytes += param.sharded_param_data.bytes();
+  }
   Tensor flat_copy_input;
   Scoped on_stream(context_.stream, Stream::gather);
   const std::int64_t input_bytes = input_elems * size_of(options_.param_type);
-  if (options_.param_type != orig_type_) {
-    flat_copy_input = buffer(context_, input_elems, options_.param_type, "FSDP all-gather input", Category::communication_buffers, Stream::gather);
-    context_.moves(input_elems * size_of(orig_type_) + input_bytes);
+  if (cast_elems > 0) {
+    flat_copy_input = buffer(context_, cast_elems, options_.param_type, "FSDP all-gather input", Category::communication_buffers, Stream::gather);
+    context_.moves(cast_bytes + flat_copy_input.bytes());
   }
   Tensor output = buffer(context_, input_elems * options_.shard_ranks, options_.param_type, "FSDP all-gather output", Category::communication_buffers, Stream::gather);
   context_.moves(2 * input_bytes);  // all_gather_copy_in
@@ -197,7 +205,7 @@ void FsdpParamGroup::unshard() {
 }
 
 Tensor FsdpParamGroup::cast_of(const Tensor& shard) {
-  context_.moves(shard.elems() * (size_of(orig_type_) + size_of(options_.param_type)));
+  context_.moves(shard.elems() * (size_of(shard.type()) + size_of(options_.param_type)));
   return buffer(context_, shard.elems(), options_.param_type, "FSDP all-gather input", Category::communication_buffers, Stream::compute);
 }
 
@@ -221,7 +229,7 @@ void FsdpParamGroup::copy_without_gather() {
   Tensor all_gather_input;
   for (FsdpParam& param : params_) {
     Tensor input = param.sharded_param_data;
-    if (options_.param_type != orig_type_) input = cast_of(input);
+    if (is_cast(param)) input = cast_of(input);
     context_.moves(2 * input.bytes());
     all_gather_input = std::move(input);
     param.init_all_gather_outputs(1, options_.param_type);
@@ -527,9 +535,8 @@ FsdpOptions options_of(const Fsdp2Job& job) {
 /// engine_fake.py: blocks in checkpoint_wrapper, then fully_shard(block), fully_shard(model). By default the root is not resharded (_lazy_init).
 void make_transformers(Context& context, const Fsdp2Job& job, Trainee& trainee) {
   Scoped place(context.place, job.made_on_meta ? Place::meta : context.place);
-  std::unique_ptr<CausalLm> model = CausalLm::make(context, job.model);
+  std::unique_ptr<CausalLm> model = make_causal_lm(context, job.model, job.lora, job.checkpoint);
   context.place = place.old();
-  model->enable_checkpointing(job.checkpoint);
   Wrapping wrapping(trainee.fsdp, *model, options_of(job));
   for (Module* block : model->blocks()) wrapping.fully_shard({block}, job.reshard != Reshard::never);
   wrapping.fully_shard({model.get()}, job.reshard == Reshard::always);

@@ -32,6 +32,7 @@ struct Fsdp2Job {
   Reshard reshard = Reshard::by_default;
   BlockCheckpoints checkpoint;        ///< transformers; by checkpoint_wrapper, so never re-entrant
   TitanCheckpoint titan_checkpoint;  ///< torchtitan
+  LoraConfig lora;  ///< transformers; rank 0: full training. Frozen parameters travel with their group; only trained ones are reduced and updated
   ScalarType compute_type = ScalarType::bf16;
   ScalarType reduce_type = ScalarType::fp32;
   OptimizerKernel kernel = OptimizerKernel::foreach;

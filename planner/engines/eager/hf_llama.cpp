@@ -13,21 +13,27 @@ Where head_unit() { return {.unit = UnitKind::head}; }
 
 void wrap(std::unique_ptr<Module>& projection, const char* name, std::int64_t in, std::int64_t out, const HfConfig& config, const LoraConfig& lora, Module& owner) {
   if (std::find(lora.targets.begin(), lora.targets.end(), name) == lora.targets.end()) return;
-  projection = std::make_unique<LoraLinear>(std::move(projection), in, out, lora.rank, config.type);
+  projection = std::make_unique<LoraLinear>(std::move(projection), in, out, lora.rank, lora.type.value_or(config.type));
   for (auto& [child_name, child] : owner.children)
     if (child_name == name) child = projection.get();
+}
+
+/// A Linear of a block.
+std::unique_ptr<Module> make_linear(Context& owner, std::int64_t in, std::int64_t out, bool has_bias, const HfConfig& config) {
+  if (config.nf4_blocks) return std::make_unique<Linear4bit>(owner, in, out, has_bias, config.type);
+  return std::make_unique<Linear>(owner, in, out, has_bias, config.type);
 }
 }  // namespace
 
 LlamaAttention::LlamaAttention(Context& owner, const HfConfig& config) : Module(owner, "LlamaAttention"), config_(config) {
   where = owner.where;
   const std::int64_t hidden = config.hidden_size, q_dim = config.num_heads * config.head_dim, kv_dim = config.num_kv_heads * config.head_dim;
-  q_ = std::make_unique<Linear>(owner, hidden, config.fused_qkv ? q_dim + 2 * kv_dim : q_dim, config.qkv_bias, config.type);
+  q_ = make_linear(owner, hidden, config.fused_qkv ? q_dim + 2 * kv_dim : q_dim, config.qkv_bias, config);
   if (!config.fused_qkv) {
-    k_ = std::make_unique<Linear>(owner, hidden, kv_dim, config.qkv_bias, config.type);
-    v_ = std::make_unique<Linear>(owner, hidden, kv_dim, config.qkv_bias, config.type);
+    k_ = make_linear(owner, hidden, kv_dim, config.qkv_bias, config);
+    v_ = make_linear(owner, hidden, kv_dim, config.qkv_bias, config);
   }
-  o_ = std::make_unique<Linear>(owner, q_dim, hidden, config.attn_out_bias, config.type);
+  o_ = make_linear(owner, q_dim, hidden, config.attn_out_bias, config);
   const bool phi3 = config.fused_qkv && config.fused_gate_up && !config.interleaved_rotary;
   if (phi3) children = {{"o_proj", o_.get()}, {"qkv_proj", q_.get()}};
   else if (config.fused_qkv) children = {{"qkv_proj", q_.get()}, {"o_proj", o_.get()}};
@@ -95,9 +101,9 @@ Tensors LlamaAttention::forward(Arguments& arguments) {
 
 LlamaMlp::LlamaMlp(Context& owner, const HfConfig& config) : Module(owner, config.fused_gate_up ? "Phi3MLP" : "LlamaMLP"), config_(config) {
   where = owner.where;
-  gate_ = std::make_unique<Linear>(owner, config.hidden_size, (config.fused_gate_up ? 2 : 1) * config.intermediate_size, config.mlp_bias, config.type);
-  if (!config.fused_gate_up) up_ = std::make_unique<Linear>(owner, config.hidden_size, config.intermediate_size, config.mlp_bias, config.type);
-  down_ = std::make_unique<Linear>(owner, config.intermediate_size, config.hidden_size, config.mlp_bias, config.type);
+  gate_ = make_linear(owner, config.hidden_size, (config.fused_gate_up ? 2 : 1) * config.intermediate_size, config.mlp_bias, config);
+  if (!config.fused_gate_up) up_ = make_linear(owner, config.hidden_size, config.intermediate_size, config.mlp_bias, config);
+  down_ = make_linear(owner, config.intermediate_size, config.hidden_size, config.mlp_bias, config);
   if (config.fused_gate_up) children = {{"gate_up_proj", gate_.get()}, {"down_proj", down_.get()}};
   else children = {{"gate_proj", gate_.get()}, {"up_proj", up_.get()}, {"down_proj", down_.get()}};
 }

@@ -36,6 +36,7 @@ struct HfConfig {
   bool qkv_bias = false;  ///< qwen2
   bool qk_norm = false;   ///< qwen3
   ScalarType type = ScalarType::bf16;  ///< the model is made in
+  bool nf4_blocks = false;  ///< Linear weights of the blocks are packed (modules.h: Linear4bit); Llama family only
 
   /// flash, efficient, cudnn: the kernel that sdpa takes. eager: products and softmax written out, matrices of tokens × tokens are saved.
   AttentionKernel attention = AttentionKernel::flash;
@@ -61,6 +62,7 @@ struct HfConfig {
   bool local_rotary = false;                   ///< sliding layers have their own rotary embedding (gemma3)
   std::int64_t mlp_tile_tokens = 0;            ///< ALST's tiled MLP: so many tokens at a time, each tile recomputed in backward; 0: all at once
   bool foundry = false;                        ///< mpt: llm-foundry's own model (hf_foundry.h) in place of transformers'
+  std::int64_t sequence_ranks = 1;             ///< ranks that share a sequence; attention exchanges heads for tokens (hf_attention.h: exchange). Without a mask only
   std::int64_t embedding_dim = 0;              ///< where it is not hidden_size (opt-350m); 0: it is
 
   std::int64_t embedding_columns() const { return embedding_dim > 0 ? embedding_dim : hidden_size; }
@@ -79,6 +81,9 @@ HfConfig hf_config(const Model& model, ScalarType type, std::int64_t positions);
 struct LoraConfig {
   std::int64_t rank = 0;
   std::vector<std::string> targets;  ///< "q_proj", ...
+  std::optional<ScalarType> type = std::nullopt;  ///< of the adapters; none: the model's
+
+  ScalarType trained_type(ScalarType model_type) const { return rank > 0 ? type.value_or(model_type) : model_type; }
 };
 
 /// A transformers model for causal language modelling.

@@ -73,7 +73,24 @@ class Linear : public Module {
   const std::function<Tensor(const Tensor& x)>* use_ = nullptr;
 };
 
-/// peft's lora.Linear around a frozen Linear: base(x) + B(A(x)) × scaling. Dropout 0, adapters in the weights' dtype.
+/// bitsandbytes' Linear4bit with nf4, blocks of 64 weights and double quantised statistics (QLoRA, arXiv 2305.14314 §3): n/2 bytes of weights, n/64 bytes of absmax and
+/// 4 bytes for each 256 of those. The packed weights are kept in words of `type` (bnb_4bit_quant_storage), so that engines shard them like any parameter;
+/// the statistics are no parameters and whole on every rank. Each product, forward and backward, makes the whole weight anew and drops it (MatMul4Bit).
+/// Left out: the code tables (1.1 KB a layer) and what quantising takes when the model is loaded.
+class Linear4bit : public Module {
+ public:
+  Linear4bit(Context& context, std::int64_t in, std::int64_t out, bool has_bias, ScalarType type);
+
+ protected:
+  Tensors forward(Arguments& arguments) override;
+
+ private:
+  std::int64_t in_, out_;
+  Tensor absmax_, absmax_of_absmax_;
+};
+
+/// peft's lora.Linear around a frozen Linear: base(x) + B(A(x)) × scaling, in the adapters' dtype and then in base(x)'s. Dropout 0.
+/// Around a Linear4bit base(x) is cloned first, and the adapter's part is cast before the sum (peft's lora/bnb.py).
 class LoraLinear : public Module {
  public:
   LoraLinear(std::unique_ptr<Module> base, std::int64_t in, std::int64_t out, std::int64_t rank, ScalarType type);

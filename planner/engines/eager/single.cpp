@@ -14,7 +14,7 @@ class PlainEngine {
 
   Tensor forward(const Tensor& ids) {
     std::optional<AutocastScope> autocast;
-    if (job_.model.type == ScalarType::fp32 && job_.compute_type != ScalarType::fp32) autocast.emplace(context_, true, job_.compute_type);
+    if (job_.lora.trained_type(job_.model.type) == ScalarType::fp32 && job_.compute_type != ScalarType::fp32) autocast.emplace(context_, true, job_.compute_type);
     return model_->loss(ids);
   }
 

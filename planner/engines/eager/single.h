@@ -15,7 +15,7 @@ struct SingleJob {
   HfConfig model;  ///< model.type: dtype of the stored parameters
   TrainingSize size;
   BlockCheckpoints checkpoint;
-  ScalarType compute_type = ScalarType::bf16;  ///< autocast to it where the parameters are fp32
+  ScalarType compute_type = ScalarType::bf16;  ///< autocast to it where the trained parameters are fp32
   OptimizerKernel kernel = OptimizerKernel::foreach;
   LoraConfig lora;  ///< rank 0: full training
 };

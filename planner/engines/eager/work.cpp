@@ -14,6 +14,7 @@ void add_each(std::array<std::int64_t, n>& sums, const std::array<std::int64_t, 
 std::int64_t Collective::wire_bytes() const {
   switch (kind) {
     case CollectiveKind::all_gather:
+    case CollectiveKind::all_to_all:
     case CollectiveKind::reduce_scatter: return payload_bytes / ranks * (ranks - 1);
     case CollectiveKind::all_reduce: return 2 * payload_bytes / ranks * (ranks - 1);
     case CollectiveKind::reduce:

@@ -17,8 +17,8 @@ namespace zeroplan::eager {
 enum class Arithmetic : std::uint8_t { none, matmul_16_bit, matmul_32_bit, attention };
 inline constexpr int kArithmeticCount = 4;
 
-enum class CollectiveKind : std::uint8_t { all_gather, reduce_scatter, all_reduce, reduce, broadcast };
-inline constexpr int kCollectiveKindCount = 5;
+enum class CollectiveKind : std::uint8_t { all_gather, reduce_scatter, all_reduce, reduce, broadcast, all_to_all };
+inline constexpr int kCollectiveKindCount = 6;
 
 /// payload_bytes as the ZeRO paper counts: the full buffer (of an all-gather its output, of a reduce-scatter its input).
 /// The group's ranks are `stride` apart: 1 for neighbours, the shard group's size for the copies of HSDP.
@@ -28,7 +28,7 @@ struct Collective {
   std::int64_t ranks = 1;
   std::int64_t stride = 1;
 
-  /// What crosses the slowest link of a ring: of an all-reduce 2·(n − 1)/n of the payload, of a gather or scatter (n − 1)/n, of the others all of it
+  /// What crosses the slowest link of a ring: of an all-reduce 2·(n − 1)/n of the payload, of a gather, a scatter or an all-to-all (n − 1)/n, of the others all of it
   /// (nccl-tests, doc/PERFORMANCE.md).
   std::int64_t wire_bytes() const;
 };

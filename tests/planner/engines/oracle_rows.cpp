@@ -23,7 +23,7 @@ json filled_in(const json& row, const std::string& engine) {
   out.erase("steps");
   out.erase("gpu_gib");
   out["model"].erase("name");
-  if (out["train"].is_object()) out["train"]["base_dtype"] = "bf16";  // the oracle's base and adapters have the dtype of the parameters
+  if (out["train"].is_object()) out["train"]["base_dtype"] = out["parameters_dtype"];  // the oracle's base and adapters have the dtype of the parameters
   return out;
 }
 

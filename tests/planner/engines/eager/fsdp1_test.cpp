@@ -37,6 +37,7 @@ Fsdp1Job job_of(const json& question) {
   job.no_sync = fsdp.value("no_sync", false);
   job.checkpoint = checkpoints_of(question);
   job.kernel = kernel_of(question);
+  if (question.contains("train")) job.lora = {.rank = question["train"]["lora_rank"], .targets = question["train"]["lora_targets"]};
   return job;
 }
 
