@@ -68,7 +68,7 @@ int prepare(const PrepareOptions& options);
 struct TimelineOptions {
   QuestionFlags question;
   std::string out;      ///< .svg, .html, .csv, .json, .jsonl or .pickle; empty: picture on the terminal
-  std::string span = "steady";  ///< steady, first or all
+  std::string span = "steady";  ///< steady, first, init or all
   std::int64_t width = 100;
 };
 int timeline(const TimelineOptions& options);

@@ -24,25 +24,38 @@ char phase_letter(const std::string& phase) {
   return phase.ends_with("step") ? 's' : phase == "init" ? 'i' : ' ';
 }
 
+/// What a row of the picture, from `below` to `level` bytes, shows of a column.
+const char* cell(const Timeline& t, const TimelineColumn& column, double below, double level) {
+  const auto live = static_cast<double>(t.instants[column.highest].live.value());
+  const auto in_row = [&](Bytes bytes) { return static_cast<double>(bytes.value()) > below && static_cast<double>(bytes.value()) <= level; };
+  if (live >= level) return "█";
+  if (live > below + (level - below) / 2) return "▄";
+  if (column.most_taken && in_row(*column.most_taken)) return "─";
+  return in_row(t.usable) ? "·" : " ";
+}
+
+std::string legend_of(const Timeline& t) {
+  const bool ours = t.question.plan.engine == Engine::zeroplan;
+  std::string out = "requested memory of rank 0 in the order of issue; i init, f forward, b backward, s optimizer step;\n";
+  out += ours ? "─ arena" : t.endless ? "─ what PyTorch's allocator would reserve on a device without end" : "─ reserved by PyTorch's allocator";
+  return out + fmt::format("; {} {}", nears_capacity(t) ? "· usable" : "far above: usable", format_gib(t.usable));
+}
+
 void draw(const Timeline& t, std::int64_t width) {
-  const std::vector<std::size_t> columns = highest_instants(t, static_cast<std::size_t>(width));
-  const std::size_t peak = t.peak();
-  const std::int64_t top = std::max(t.usable.value(), t.instants[peak].live.value());
+  const std::vector<TimelineColumn> columns = columns_of(t, static_cast<std::size_t>(width));
+  const std::int64_t top = std::max(nears_capacity(t) ? t.usable : Bytes(1), top_of(t)).value();
   fmt::print("{}\n\n", question_line(t.question));
   for (int row = kRows; row > 0; --row) {
     const double level = static_cast<double>(top) * row / kRows, below = static_cast<double>(top) * (row - 1) / kRows;
-    const bool usable = static_cast<double>(t.usable.value()) <= level && static_cast<double>(t.usable.value()) > below;
     fmt::print("{:>10} ", row % 4 == 0 ? format_gib(Bytes(static_cast<std::int64_t>(level))) : "");
-    for (const std::size_t at : columns) {
-      const auto live = static_cast<double>(t.instants[at].live.value());
-      fmt::print("{}", live >= level ? "█" : live > below + (level - below) / 2 ? "▄" : usable ? "·" : " ");
-    }
+    for (const TimelineColumn& column : columns) fmt::print("{}", cell(t, column, below, level));
     fmt::print("\n");
   }
   fmt::print("{:>10} ", "");
-  for (const std::size_t at : columns) fmt::print("{}", phase_letter(t.instants[at].phase));
-  fmt::print("\nrequested memory of rank 0 in the order of issue; i init, f forward, b backward, s optimizer step; · usable {}\n", format_gib(t.usable));
-  fmt::print("peak {} in {}: {} of {}\n", format_gib(t.instants[peak].live), t.instants[peak].phase, t.instants[peak].name, t.instants[peak].unit);
+  for (const TimelineColumn& column : columns) fmt::print("{}", phase_letter(t.instants[column.highest].phase));
+  const std::size_t peak = t.peak();
+  fmt::print("\n{}\npeak {} in {}\n", legend_of(t), format_gib(t.instants[peak].live), instant_line(t, peak));
+  if (t.failure) fmt::print("out of memory in {}, which asks for {} more\n", instant_line(t, t.failure->instant), format_gib(t.failure->tried));
 }
 
 PictureWords words_of(const Question& question) {
@@ -54,8 +67,9 @@ PictureWords words_of(const Question& question) {
 Span span_of(const std::string& text) {
   if (text == "steady") return Span::steady;
   if (text == "first") return Span::first;
+  if (text == "init") return Span::init;
   if (text == "all") return Span::whole;
-  throw UsageError(fmt::format("--span {}: is not known. Accepted: steady, first, all", text));
+  throw UsageError(fmt::format("--span {}: is not known. Accepted: steady, first, init, all", text));
 }
 
 /// Our own engine's steps have times: its traces are those of the walk.
@@ -90,10 +104,10 @@ const Writer& writer_for(const std::string& file) {
 int timeline(const TimelineOptions& options) {
   const Span span = span_of(options.span);
   const Writer* writer = options.out.empty() ? nullptr : &writer_for(options.out);
-  const Timeline t = timeline_of(asked_or_usual(options.question), span);
+  const Timeline t = timeline_of(asked_or_usual(options.question), span, EmulatedDevice::gpu, Detail::device);
   if (writer == nullptr) {
     draw(t, options.width);
-    fmt::print("next: zeroplan timeline {} -o step.html   (or .svg, .csv, .json, .jsonl, .pickle)\n", options.question.as_typed());
+    fmt::print("next: zeroplan timeline {}{} -o step.html   (or .svg, .csv, .json, .jsonl, .pickle)\n", options.question.as_typed(), span == Span::steady ? "" : " --span " + options.span);
     return 0;
   }
   write_file_atomically(options.out, (*writer)(t));

@@ -54,7 +54,7 @@ class EmulatedPrediction {
   Prediction predict() {
     peaks_ = emulate(out_.question, recorder_, options_.device);
     set_device();
-    const Replay replayed = replay(recorder_, replay_options());
+    const Replay replayed = replay(recorder_, endless_device(out_.question));
     set_phases(replayed);
     set_peak();
     set_host();
@@ -69,13 +69,6 @@ class EmulatedPrediction {
     out_.outside = outside_of_emulated(out_.question);
     out_.capacity = out_.question.cluster.device.capacity_bytes;
     out_.usable = out_.capacity - out_.outside.total();
-  }
-
-  ReplayOptions replay_options() const {
-    ReplayOptions options;
-    options.allocator.expandable_segments = out_.question.plan.expandable_segments;
-    options.cublas_workspace_bytes = Bytes(out_.question.cluster.device.libraries_bytes.value() / 2);
-    return options;
   }
 
   void set_phases(const Replay& replayed) {
@@ -148,9 +141,7 @@ class EmulatedPrediction {
   void judge() {
     out_.band_ratio = kEmulationBandRatio;
     if (out_.must_fit > out_.usable) {
-      ReplayOptions within = replay_options();
-      within.allocator.capacity_bytes = out_.usable;
-      within.allocator.device_bytes = out_.capacity;
+      const ReplayOptions within = own_device(out_.question);
       Replay replayed = replay(recorder_, within);
       out_.cache_emptied = replayed.retries;
       out_.failure = std::move(replayed.failure);
@@ -217,6 +208,20 @@ Outside outside_of_emulated(const Question& question) {
   // DeepSpeed and FSDP run everything on one communicator; groups smaller than the world need two.
   const std::int64_t communicators = question.shard_group() == question.cluster.world_size() ? 1 : 2;
   return {question.cluster.device.context_bytes, nccl_bytes(question.cluster.device, question.cluster.world_size(), communicators), Bytes()};
+}
+
+ReplayOptions endless_device(const Question& question) {
+  ReplayOptions options;
+  options.allocator.expandable_segments = question.plan.expandable_segments;
+  options.cublas_workspace_bytes = Bytes(question.cluster.device.libraries_bytes.value() / 2);
+  return options;
+}
+
+ReplayOptions own_device(const Question& question) {
+  ReplayOptions options = endless_device(question);
+  options.allocator.device_bytes = question.cluster.device.capacity_bytes;
+  options.allocator.capacity_bytes = options.allocator.device_bytes - outside_of_emulated(question).total();
+  return options;
 }
 
 const PhaseMeasures* Prediction::phase(const std::string& name) const {

@@ -77,6 +77,10 @@ struct Prediction {
   const PhaseMeasures* phase(const std::string& name) const;
 };
 
+/// The allocator of an emulated question's run: on a device without end; on the question's device, where it gets what is usable.
+ReplayOptions endless_device(const Question& question);
+ReplayOptions own_device(const Question& question);
+
 struct PredictOptions {
   EmulatedDevice device = EmulatedDevice::gpu;
   bool against_capacity = true;  ///< false: the device's capacity is unknown; no verdict is made

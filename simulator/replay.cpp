@@ -18,14 +18,15 @@ void raise(AllocatorPeaks& to, const AllocatorPeaks& from) {
 
 class Replayer {
  public:
-  Replayer(const eager::Recorder& recorder, const ReplayOptions& options)
-      : recorder_(recorder), options_(options), allocator_(options.allocator), blocks_(recorder.tags().size()) {}
+  Replayer(const eager::Recorder& recorder, const ReplayOptions& options, const OnReplayed& on_event)
+      : recorder_(recorder), options_(options), on_event_(on_event), allocator_(options.allocator), blocks_(recorder.tags().size()) {}
 
   Replay run() {
     for (const MemoryEvent& event : recorder_.events()) {
       if (event.kind == MemoryEvent::Kind::end) break;
       follow(event);
       if (replay_.failure) break;
+      if (on_event_) on_event_(allocator_.counters());
     }
     end_phase();
     replay_.between_steps_allocated = allocator_.counters().allocated.current;
@@ -107,6 +108,7 @@ class Replayer {
 
   const eager::Recorder& recorder_;
   const ReplayOptions& options_;
+  const OnReplayed& on_event_;
   CachingAllocator allocator_;
   std::vector<Held> blocks_;
   std::string phase_;
@@ -116,9 +118,9 @@ class Replayer {
 
 }  // namespace
 
-Replay replay(const eager::Recorder& recorder, const ReplayOptions& options) {
+Replay replay(const eager::Recorder& recorder, const ReplayOptions& options, const OnReplayed& on_event) {
   assert(recorder.records_events());
-  return Replayer(recorder, options).run();
+  return Replayer(recorder, options, on_event).run();
 }
 
 }  // namespace zeroplan

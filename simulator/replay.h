@@ -3,6 +3,7 @@
 // Leaves out that frees of blocks which another stream still uses wait for its event: they complete at once.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -41,7 +42,10 @@ struct Replay {
   std::optional<ReplayFailure> failure;  ///< the replay ends there
 };
 
+/// Hears the allocator's counters after each of the recorder's events, in their order; not of the event that fails, nor of any after it.
+using OnReplayed = std::function<void(const AllocatorCounters&)>;
+
 /// `recorder` must have recorded events.
-Replay replay(const eager::Recorder& recorder, const ReplayOptions& options);
+Replay replay(const eager::Recorder& recorder, const ReplayOptions& options, const OnReplayed& on_event = {});
 
 }  // namespace zeroplan

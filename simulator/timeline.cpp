@@ -10,6 +10,8 @@
 #include "planner/engines/zeroplan.h"
 #include "planner/search/answer.h"
 #include "simulator/prediction.h"
+#include "simulator/replay.h"
+#include "simulator/walk.h"
 
 namespace zeroplan {
 namespace {
@@ -37,6 +39,7 @@ class Builder {
   std::size_t birth(TimelineTensor tensor) {
     if (shrinking_) {  // grows again: a new instant of the same instruction
       TimelineInstant again = out_.instants.back();
+      again.taken.reset();
       out_.instants.push_back(std::move(again));
       shrinking_ = false;
     }
@@ -55,6 +58,18 @@ class Builder {
     out_.tensors[tensor].death = here();
   }
 
+  /// What is taken from the device at this moment of the instant.
+  void taken(Bytes bytes) {
+    if (out_.instants.empty()) return;
+    std::optional<Bytes>& most = out_.instants.back().taken;
+    most = std::max(most.value_or(bytes), bytes);
+  }
+  void timed(SimTime start, SimTime end) {
+    out_.instants.back().start = start;
+    out_.instants.back().end = end;
+  }
+  std::uint32_t here() const { return out_.instants.empty() ? 0 : static_cast<std::uint32_t>(out_.instants.size() - 1); }
+
   void finish() {
     for (TimelineTensor& tensor : out_.tensors)
       if (tensor.death == kStillAlive) tensor.death = static_cast<std::uint32_t>(out_.instants.size());
@@ -66,8 +81,10 @@ class Builder {
     instant.unit = std::move(unit);
     instant.phase = phase;
     instant.stream = stream;
+    instant.taken.reset();
+    instant.start.reset();
+    instant.end.reset();
   }
-  std::uint32_t here() const { return out_.instants.empty() ? 0 : static_cast<std::uint32_t>(out_.instants.size() - 1); }
   void note() {
     if (!out_.instants.empty()) out_.instants.back().live = Bytes(live_);
   }
@@ -114,20 +131,48 @@ const std::map<std::string_view, std::string_view>& reasons() {
   return all;
 }
 
+/// What the allocator takes from the device after each event, and where it fails on the question's own.
+struct Taken {
+  std::vector<Bytes> after_event;
+  std::optional<std::size_t> failed_event;
+  std::optional<OutOfMemory> failure;
+};
+
+Taken taken_by(const eager::Recorder& recorder, const Question& question) {
+  Taken out;
+  const auto run = [&](const ReplayOptions& options) {
+    std::vector<Bytes> reserved;
+    Replay replayed = replay(recorder, options, [&](const AllocatorCounters& counters) { reserved.push_back(counters.reserved.current); });
+    if (replayed.failure) {
+      out.failed_event = reserved.size();
+      out.failure = std::move(replayed.failure->error);
+    } else {
+      out.after_event = std::move(reserved);
+    }
+  };
+  run(own_device(question));
+  if (out.failure) run(endless_device(question));
+  return out;
+}
+
 class EmulatedTimeline {
  public:
-  EmulatedTimeline(Timeline& out, const eager::Recorder& recorder, Span span) : out_(out), recorder_(recorder), span_(span), builder_(out), made_(recorder.tags().size(), kNone), size_(recorder.tags().size(), 0) {
+  EmulatedTimeline(Timeline& out, const eager::Recorder& recorder, Span span, const Taken& taken)
+      : out_(out), recorder_(recorder), span_(span), taken_(taken), builder_(out), made_(recorder.tags().size(), kNone), size_(recorder.tags().size(), 0) {
     for (const MemoryEvent& event : recorder.events()) steps_ += event.kind == MemoryEvent::Kind::forget;
   }
 
   void build() {
-    for (const MemoryEvent& event : recorder_.events()) {
+    for (std::size_t i = 0; i < recorder_.events().size(); ++i) {
+      const MemoryEvent& event = recorder_.events()[i];
       if (event.kind == MemoryEvent::Kind::end) break;
       if (event.kind == MemoryEvent::Kind::forget && ++step_ == first_step()) enter();
       if (step_ > last_step()) break;
       if (event.kind == MemoryEvent::Kind::phase) phase_ = recorder_.phases()[event.storage].name;
       if (event.kind < MemoryEvent::Kind::phase) follow(event);
+      if (inside()) note_device(i);
     }
+    out_.endless = taken_.failure.has_value();
     builder_.finish();
     for (TimelineTensor& tensor : out_.tensors) tensor.why = why(tensor);
   }
@@ -136,9 +181,14 @@ class EmulatedTimeline {
   static constexpr std::size_t kNone = std::numeric_limits<std::size_t>::max();
 
   /// forget is recorded where a step begins: 1 is the first step.
-  int first_step() const { return span_ == Span::whole ? 0 : span_ == Span::first ? 1 : steps_; }
-  int last_step() const { return span_ == Span::first ? 1 : steps_; }
+  int first_step() const { return span_ == Span::whole || span_ == Span::init ? 0 : span_ == Span::first ? 1 : steps_; }
+  int last_step() const { return span_ == Span::init ? 0 : span_ == Span::first ? 1 : steps_; }
   bool inside() const { return step_ >= first_step(); }
+
+  void note_device(std::size_t event) {
+    if (event < taken_.after_event.size()) builder_.taken(taken_.after_event[event]);
+    if (taken_.failed_event == event && !out_.instants.empty()) out_.failure = TimelineFailure{builder_.here(), taken_.failure->segment_bytes, text(*taken_.failure)};
+  }
 
   /// What is alive when the span begins was born before it.
   void enter() {
@@ -195,6 +245,7 @@ class EmulatedTimeline {
   Timeline& out_;
   const eager::Recorder& recorder_;
   Span span_;
+  const Taken& taken_;
   Builder builder_;
   std::vector<std::size_t> made_;    ///< by storage: its tensor
   std::vector<std::int64_t> size_;   ///< by storage
@@ -207,21 +258,32 @@ class EmulatedTimeline {
 
 class CompiledTimeline {
  public:
-  CompiledTimeline(Timeline& out, const Program& program) : program_(program), builder_(out) {}
+  CompiledTimeline(Timeline& out, const Program& program) : out_(out), program_(program), builder_(out) {}
 
   void build(Span span) {
-    if (span != Span::whole) builder_.at("what is there before", "", "before", Stream::compute);
-    walk(program_.init, span == Span::whole, span == Span::first ? "first." : "steady.");
-    walk(program_.step, true, span == Span::first ? "first." : "steady.");
+    const bool shows_init = span == Span::whole || span == Span::init;
+    if (!shows_init) builder_.at("what is there before", "", "before", Stream::compute);
+    follow(program_.init, shows_init, "");
+    if (span != Span::init) follow(program_.step, true, span == Span::first ? "first." : "steady.");
     builder_.finish();
   }
 
+  /// The same with the clock of each instruction of the step, and the arena that is there from the start.
+  void build(Span span, Bytes arena) {
+    for (const TraceEvent& event : walk(program_).trace.events)
+      if (event.kind == TraceEvent::Kind::run) clock_.emplace_back(event.start, event.end);
+    build(span);
+    for (TimelineInstant& instant : out_.instants) instant.taken = arena;
+  }
+
  private:
-  void walk(const std::vector<Node>& nodes, bool shown, const char* step) {
+  void follow(const std::vector<Node>& nodes, bool shown, const char* step) {
     for_each_instruction(program_, nodes, [&](const Fragment& fragment, std::uint16_t, std::size_t index, std::int32_t block, std::int64_t, bool) {
       const Instruction& instruction = fragment.instructions[index];
       const std::string phase = fragment.phase == Phase::init ? "init" : step + std::string(name_of(fragment.phase));
       if (shown) builder_.at(fmt::format("{} {}", fragment.name, name_of(instruction.op)), unit_name(fragment.unit, block), phase, instruction.stream);
+      if (shown && index_ < clock_.size() && fragment.phase != Phase::init) builder_.timed(clock_[index_].first, clock_[index_].second);
+      ++index_;
       for (std::size_t b = instruction.births_begin; b < instruction.births_end; ++b) birth(fragment.births[b], block);
       if (instruction.scratch_bytes > Bytes() && shown) {
         const std::size_t scratch = builder_.birth({.name = fmt::format("scratch of {}", name_of(instruction.op)), .category = Category::scratch, .unit = unit_name(fragment.unit, block), .stream = instruction.stream,
@@ -248,8 +310,11 @@ class CompiledTimeline {
     alive_.erase(found);
   }
 
+  Timeline& out_;
   const Program& program_;
   Builder builder_;
+  std::vector<std::pair<SimTime, SimTime>> clock_;  ///< by instruction in issue order
+  std::size_t index_ = 0;
   std::map<std::pair<StorageId, std::int64_t>, std::size_t> alive_;
 };
 
@@ -304,20 +369,32 @@ std::string size_formula(Bytes bytes, const Question& question) {
   return "";
 }
 
-Timeline timeline_of(const Question& question, Span span, EmulatedDevice device) {
+std::string instant_line(const Timeline& t, std::size_t instant) {
+  if (instant >= t.instants.size()) return "stays";
+  const TimelineInstant& i = t.instants[instant];
+  return i.phase == "before" ? "before this step" : fmt::format("{}: {}{}{}", i.phase, i.name, i.unit.empty() ? "" : " ", i.unit);
+}
+
+Timeline timeline_of(const Question& question, Span span, EmulatedDevice device, Detail detail) {
   Timeline out;
   out.question = question;
   out.capacity = question.cluster.device.capacity_bytes;
   if (question.plan.engine == Engine::zeroplan) {
     out.usable = out.capacity - outside_of(question.cluster).total();
-    CompiledTimeline(out, compile(question)).build(span);
+    Compiler compiler;
+    Pricer pricer;
+    const Program program = compiler.compile(question);
+    CompiledTimeline timeline(out, program);
+    if (detail == Detail::device) timeline.build(span, answer(question, compiler, pricer, true).arena);
+    else timeline.build(span);
     return out;
   }
   out.usable = out.capacity - outside_of_emulated(question).total();
   (void)emulation_gaps(question);  // refuses what cannot be emulated
   eager::Recorder recorder(true);
   emulate(question, recorder, device);
-  EmulatedTimeline(out, recorder, span).build();
+  const Taken taken = detail == Detail::device ? taken_by(recorder, question) : Taken();
+  EmulatedTimeline(out, recorder, span, taken).build();
   return out;
 }
 

@@ -217,9 +217,41 @@ TEST_CASE("timeline draws every engine's step, on the terminal and in every kind
       CHECK(read_file(file).size() > 1000);
     }
   }
-  const Outcome wrong = shell("zeroplan timeline llama-2-7b --on 8xa100-80g -o step.png");
+  const Outcome wrong = shell("zeroplan timeline llama-2-7b --on 8xa100-80g -o " + folder.file("step.png"));
   CHECK(wrong.code == 2);
-  CHECK(has(wrong.err, ".svg"));
+  for (const char* ending : {".svg", ".html", ".csv", ".json", ".jsonl", ".pickle"}) CHECK(has(wrong.err, ending));
+  CHECK(read_file(folder.file("step.png")).empty());
+  const Outcome span = shell("zeroplan timeline llama-2-7b --on 8xa100-80g --span last");
+  CHECK(span.code == 2);
+  for (const char* accepted : {"steady", "first", "init", "all"}) CHECK(has(span.err, accepted));
+}
+
+TEST_CASE("timeline's files parse, and a file that cannot be written whole is left as it was", "[e2e]") {
+  const Folder folder;
+  const std::string ask = "zeroplan timeline llama-2-7b --on 8xa100-80g --num-layers 2 --seq 512 --engine fsdp2 -o ";
+  const auto made = [&](const char* name) {
+    CHECK(shell(ask + folder.file(name)).code == 0);
+    return read_file(folder.file(name));
+  };
+  CHECK(json::parse(made("step.json")).at("traceEvents").size() > 500);
+  for (const std::string& line : lines_of(made("step.jsonl"))) CHECK(json::parse(line).at("bytes").is_number());
+  CHECK(lines_of(made("step.csv")).size() > 200);
+  CHECK(made("step.svg").ends_with("</svg>\n"));
+  CHECK(made("step.html").ends_with("</html>\n"));
+  CHECK(made("step.pickle").starts_with("\x80\x02"));
+  const std::string before = read_file(folder.file("step.csv"));
+  const Outcome full = shell("ulimit -f 1; " + ask + folder.file("step.csv"));
+  CHECK(full.code != 0);
+  CHECK(read_file(folder.file("step.csv")) == before);
+}
+
+TEST_CASE("timeline shows where a run dies", "[e2e]") {
+  const Outcome whole = shell("zeroplan timeline internlm2-20b --on 8xa100-80g --stage 2 --span all");
+  CHECK(whole.code == 0);
+  CHECK(has(whole.out, "out of memory in first.step"));
+  CHECK(has(whole.out, "reserve on a device without end"));
+  const Outcome small = shell("zeroplan timeline llama-2-7b --on 8xa100-80g --num-layers 2 --seq 512 --engine fsdp2");
+  CHECK(has(small.out, "far above: usable"));
 }
 
 TEST_CASE("peers 15: every command that the README names exists", "[e2e][peers]") {
