@@ -101,15 +101,15 @@ class EmulatedPrediction {
 
   void set_cost() {
     const Question& q = out_.question;
-    const eager::StepTime time = eager::step_time(recorder_, q.cluster);
+    const eager::StepTime time = eager::step_time(recorder_, q.cluster, step_conditions(q));
     const double tokens = static_cast<double>(q.tokens_per_micro_batch() / q.job.sequence_parallel) * static_cast<double>(q.plan.accumulate);
     const eager::StepRates rates = eager::rates_of(time, q.cluster.device, tokens, model_flops_per_token(q.job.model, q.job.seq));
-    const auto payload = [&](eager::CollectiveKind kind) { return time.work.payload_bytes[static_cast<std::size_t>(kind)]; };
+    const auto payload = [&](CollectiveKind kind) { return time.work.payload_bytes[static_cast<std::size_t>(kind)]; };
     // An all-reduce counts twice, as everywhere here.
     out_.cost = StepCost{time.step_s, rates.tokens_per_s_per_gpu, rates.mfu_ratio,
-                         {.all_gather_bytes = payload(eager::CollectiveKind::all_gather) + payload(eager::CollectiveKind::broadcast),
-                          .reduce_scatter_bytes = payload(eager::CollectiveKind::reduce_scatter) + payload(eager::CollectiveKind::reduce),
-                          .all_reduce_bytes = 2 * payload(eager::CollectiveKind::all_reduce)}};
+                         {.all_gather_bytes = payload(CollectiveKind::all_gather) + payload(CollectiveKind::broadcast),
+                          .reduce_scatter_bytes = payload(CollectiveKind::reduce_scatter) + payload(CollectiveKind::reduce),
+                          .all_reduce_bytes = 2 * payload(CollectiveKind::all_reduce)}};
   }
 
   /// Tensors that DeepSpeed keeps on the host are page-locked unless the JSON says no; each takes a power of two then.

@@ -84,9 +84,24 @@ void check_source(const JsonFields& fields) {
   if (!good) fields.fail("source", fmt::format("must be a text or an object of texts, got {}", describe(source)), "Say where the numbers are from");
 }
 
+/// Keys that a profile may leave out.
+struct OptionalRate {
+  const char* key;
+  std::optional<double> DeviceProfile::*value;
+};
+constexpr OptionalRate kOptionalRates[] = {{"attention_flops_per_s", &DeviceProfile::attention_flops_per_s},
+                                           {"cudnn_attention_flops_per_s", &DeviceProfile::cudnn_attention_flops_per_s},
+                                           {"host_link_bytes_per_s", &DeviceProfile::host_link_bytes_per_s},
+                                           {"matmul_fp16_flops_per_s", &DeviceProfile::matmul_fp16_flops_per_s},
+                                           {"matmul_tf32_flops_per_s", &DeviceProfile::matmul_tf32_flops_per_s},
+                                           {"matmul_fp8_flops_per_s", &DeviceProfile::matmul_fp8_flops_per_s},
+                                           {"network_bytes_per_s", &DeviceProfile::network_bytes_per_s}};
+
 DeviceProfile read_device(const JsonFields& fields) {
   fields.refuse_unknown({"name", "kind", "source", "capacity_bytes", "context_bytes", "libraries_bytes", "matmul_bf16_flops_per_s", "matmul_fp32_flops_per_s",
-                         "peak_bf16_flops_per_s", "memory_bytes_per_s", "launch_s", "link_bytes_per_s", "link_latency_s", "nccl_channels", "attention_flops_per_s", "host_link_bytes_per_s", "multiprocessors", "network_bytes_per_s"});
+                         "peak_bf16_flops_per_s", "memory_bytes_per_s", "launch_s", "link_bytes_per_s", "link_latency_s", "link_step_s", "nccl_channels", "multiprocessors",
+                         "attention_flops_per_s", "cudnn_attention_flops_per_s", "host_link_bytes_per_s", "matmul_fp16_flops_per_s", "matmul_tf32_flops_per_s",
+                         "matmul_fp8_flops_per_s", "network_bytes_per_s"});
   check_source(fields);
   const IntegerRange outside{0, kLargestMemoryBytes};
   DeviceProfile device;
@@ -102,11 +117,11 @@ DeviceProfile read_device(const JsonFields& fields) {
   device.launch_s = fields.number("launch_s", kLatency);
   device.link_bytes_per_s = fields.number("link_bytes_per_s", kRate);
   device.link_latency_s = fields.number("link_latency_s", kLatency);
+  device.link_step_s = fields.number_or("link_step_s", kNvlinkStepS, kLatency);
   device.nccl_channels = fields.integer("nccl_channels", {0, 1024});
-  if (fields.has("attention_flops_per_s")) device.attention_flops_per_s = fields.number("attention_flops_per_s", kRate);
-  if (fields.has("multiprocessors")) device.multiprocessors = fields.integer("multiprocessors", {0, 1 << 20});
-  if (fields.has("network_bytes_per_s")) device.network_bytes_per_s = fields.number("network_bytes_per_s", kRate);
-  if (fields.has("host_link_bytes_per_s")) device.host_link_bytes_per_s = fields.number("host_link_bytes_per_s", kRate);
+  for (const OptionalRate& rate : kOptionalRates)
+    if (fields.has(rate.key)) device.*rate.value = fields.number(rate.key, kRate);
+  if (fields.has("multiprocessors")) device.multiprocessors = fields.integer("multiprocessors", {1, 1 << 16});
   if (device.context_bytes + device.libraries_bytes >= device.capacity_bytes)
     fields.fail("capacity_bytes", "is not more than context_bytes + libraries_bytes: nothing is left to use", "");
   return device;
@@ -130,11 +145,11 @@ nlohmann::json device_to_json(const DeviceProfile& device) {
                       {"launch_s", device.launch_s},
                       {"link_bytes_per_s", device.link_bytes_per_s},
                       {"link_latency_s", device.link_latency_s},
+                      {"link_step_s", device.link_step_s},
                       {"nccl_channels", device.nccl_channels}};
-  if (device.attention_flops_per_s) json["attention_flops_per_s"] = *device.attention_flops_per_s;
-  if (device.multiprocessors > 0) json["multiprocessors"] = device.multiprocessors;
-  if (device.network_bytes_per_s) json["network_bytes_per_s"] = *device.network_bytes_per_s;
-  if (device.host_link_bytes_per_s) json["host_link_bytes_per_s"] = *device.host_link_bytes_per_s;
+  for (const OptionalRate& rate : kOptionalRates)
+    if (device.*rate.value) json[rate.key] = *(device.*rate.value);
+  if (device.multiprocessors) json["multiprocessors"] = *device.multiprocessors;
   return json;
 }
 

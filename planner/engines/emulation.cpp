@@ -57,6 +57,8 @@ constexpr TorchChange kTorchtitanDropsLogits{4, 20240612};
 
 /// huggingface/transformers 4.50 (March 2025): ForCausalLMLoss pads and shifts the labels; before, models shifted and copied the logits.
 constexpr TorchChange kTransformersShiftsLabels{7, 20250301};
+/// mosaicml/llm-foundry#1041: until then attn_impl was triton, a FlashAttention-1 (scripts/train/benchmarking/submit_benchmarks.py, yamls/pretrain).
+constexpr TorchChange kFoundryLeavesTriton{2, 20240318};
 
 // ---- parts that the jobs share ----
 
@@ -376,6 +378,21 @@ bool has_gap_in_offloaded_activations(const Question& question) {
 
 }  // namespace
 
+eager::StepConditions step_conditions(const Question& question) {
+  using Attention = eager::StepConditions::Attention;
+  eager::StepConditions conditions{.fp16 = question.job.compute_dtype == Dtype::fp16, .tf32 = question.job.tf32, .fp8 = question.plan.fp8, .compiled = question.plan.compile};
+  if (question.job.sequence_parallel > 1) conditions.sequence_parallel = question.job.sequence_parallel / model_of({.question = question}).sequence_ranks;
+  switch (question.plan.attention) {
+    case AttentionKernel::flash:
+      if (question.plan.tool == "llm-foundry" && is_before(question.plan.torch, kFoundryLeavesTriton)) conditions.attention = Attention::flash_1;
+      break;
+    case AttentionKernel::efficient: conditions.attention = Attention::efficient; break;
+    case AttentionKernel::cudnn: conditions.attention = Attention::cudnn; break;
+    case AttentionKernel::eager: break;
+  }
+  return conditions;
+}
+
 std::vector<EmulationGap> emulation_gaps(const Question& question) {
   const eager::HfConfig model = model_of({.question = question});
   const Job& job = question.job;
@@ -392,8 +409,8 @@ std::vector<EmulationGap> emulation_gaps(const Question& question) {
   gaps.note_if(job.lora && (job.lora->base_dtype == BaseDtype::int8 || nf4 != model.nf4_blocks), "train", "with a base in 16 bits");
   gaps.note_if(casts_the_base(emulated) && base_type(question) != model.type, "train", "with a base in the parameters' dtype");
   gaps.note_if(has_gap_in_checkpointing(question), "checkpoint", plan.recomputed_blocks > 0 ? "as full" : "as none");
-  gaps.note_if(plan.compile, "compile", "as eager PyTorch");
-  gaps.note_if(plan.fp8, "fp8", "in the compute dtype");
+  gaps.note_if(plan.compile, "compile", "as eager PyTorch where memory is asked for");
+  gaps.note_if(plan.fp8, "fp8", "in the compute dtype where memory is asked for");
   gaps.note_if(has_gap_in_offloaded_activations(question), "offload_activations", "kept on the device");
   gaps.note_if(plan.offload_optimizer == Offload::nvme, "offload_optimizer", "kept on the device");
   gaps.note_if(plan.offload_parameters == Offload::nvme, "offload_parameters", "kept on the device");

@@ -8,6 +8,7 @@
 
 #include "planner/core/plan.h"
 #include "planner/engines/eager/recorder.h"
+#include "planner/engines/eager/step_time.h"
 #include "planner/engines/eager/training_loop.h"
 
 namespace zeroplan {
@@ -23,6 +24,9 @@ struct EmulationGap {
 
 /// Every gap of the question; empty if it is followed in all. Throws UsageError for a model that no engine is emulated with (by name).
 std::vector<EmulationGap> emulation_gaps(const Question& question);
+
+/// What decides the rates of the run's kernels and is not in its activities: the attention kernel and, by tool and torch, its generation; dtypes; torch.compile.
+eager::StepConditions step_conditions(const Question& question);
 
 /// `steps` optimizer steps (three by default) of the question's engine on rank 0, reported to `recorder`: the first, one in which buffers and traces settle, and the steady one.
 /// Gaps are passed over. Throws UsageError as emulation_gaps does.

@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 
+#include "planner/ops/rates.h"
+
 namespace zeroplan {
 namespace {
 
@@ -54,6 +56,19 @@ std::int64_t payload_bytes(Fragment::Range operands) { return checked_multiply(p
 
 bool has_bias(Fragment::Range operands) { return operands.size() == 4; }
 
+CollectiveKind collective_kind(Op op) {
+  if (op == Op::all_gather) return CollectiveKind::all_gather;
+  return op == Op::reduce_scatter ? CollectiveKind::reduce_scatter : CollectiveKind::all_reduce;
+}
+
+/// 0: not bound by arithmetic.
+double flops_per_s(Op op, const Work& work, const OpContext& context, const DeviceProfile& device) {
+  if (work.flops == 0) return 0;
+  if (context.compute != Dtype::bf16) return device.matmul_fp32_flops_per_s * wave_ratio(work.rows, work.columns, device);
+  const bool fused_attention = (op == Op::attention || op == Op::attention_backward) && device.kind == DeviceKind::cuda;
+  return fused_attention ? attention_flops_per_s(device, context.attention.seq) : device.matmul_bf16_flops_per_s * wave_ratio(work.rows, work.columns, device);
+}
+
 }  // namespace
 
 const OpRow& op_row(Op op) { return kRows[static_cast<std::size_t>(op)]; }
@@ -77,13 +92,22 @@ Bytes scratch_bytes(Op op, Fragment::Range o, const OpContext& c) {
   }
 }
 
+namespace {
+Work product(Work work, std::int64_t rows, std::int64_t inner, std::int64_t columns) {
+  work.flops = 2 * d(rows) * d(inner) * d(columns);
+  work.rows = rows;
+  work.columns = columns;
+  return work;
+}
+}  // namespace
+
 Work work_of(Op op, Fragment::Range o, const OpContext& c) {
   Work work;
   work.moved_bytes = moved_bytes(o);
   switch (op) {
-    case Op::linear: work.flops = 2 * d(o[0].rows) * d(o[0].columns) * d(o[1].rows); break;
-    case Op::linear_dgrad: work.flops = 2 * d(o[0].rows) * d(o[1].rows) * d(o[1].columns); break;
-    case Op::linear_wgrad: work.flops = 2 * d(o[0].rows) * d(o[0].columns) * d(o[1].columns); break;
+    case Op::linear: return product(work, o[0].rows, o[0].columns, o[1].rows);
+    case Op::linear_dgrad: return product(work, o[0].rows, o[1].rows, o[1].columns);
+    case Op::linear_wgrad: return product(work, o[0].columns, o[0].rows, o[1].columns);
     // Causal: two products of S²/2 per head forward; five backward (scores again, dP, dV, dQ, dK).
     case Op::attention: work.flops = 2 * d(o[o.size() - 2].elems()) * d(c.attention.seq); break;
     case Op::attention_backward: work.flops = 5 * d(o[o.size() - 4].elems()) * d(c.attention.seq); break;
@@ -95,7 +119,6 @@ Work work_of(Op op, Fragment::Range o, const OpContext& c) {
     case Op::load_batch: work.moved_bytes = 0; break;
     default: break;
   }
-  work.matmul = work.flops > 0;
   return work;
 }
 
@@ -114,17 +137,12 @@ SimTime duration_of(const Instruction& instruction, Fragment::Range operands, co
   const auto ns = [](double s) { return SimTime(static_cast<std::int64_t>(std::llround(std::min(s, 1e9) * 1e9))); };
   if (instruction.op == Op::boundary) return SimTime();
   if (is_collective(instruction.op)) {
-    const double n = d(cluster.world_size());
-    if (n <= 1) return ns(device.launch_s);
-    const bool between_nodes = cluster.nodes > 1;
-    const double bandwidth = between_nodes ? std::min(cluster.network_bytes_per_s, device.link_bytes_per_s) : device.link_bytes_per_s;
-    const double latency = device.launch_s + (between_nodes ? cluster.network_latency_s : device.link_latency_s);
-    const double wire = d(payload_bytes(operands)) * (n - 1) / n * (instruction.op == Op::all_reduce ? 2 : 1);
-    return ns(latency + (bandwidth > 0 ? wire / bandwidth : 0));
+    if (cluster.world_size() <= 1) return ns(device.launch_s);
+    return ns(collective_s({.kind = collective_kind(instruction.op), .payload_bytes = payload_bytes(operands), .ranks = cluster.world_size()}, cluster));
   }
   const Work work = work_of(instruction.op, operands, context);
-  const double rate = context.compute == Dtype::bf16 ? device.matmul_bf16_flops_per_s : device.matmul_fp32_flops_per_s;
-  const double arithmetic = work.matmul && rate > 0 ? work.flops / rate : 0;
+  const double rate = flops_per_s(instruction.op, work, context, device);
+  const double arithmetic = rate > 0 ? work.flops / rate : 0;
   const double memory = device.memory_bytes_per_s > 0 ? work.moved_bytes / device.memory_bytes_per_s : 0;
   return ns(device.launch_s + std::max(arithmetic, memory));
 }

@@ -38,15 +38,14 @@ Bytes scratch_bytes(Op op, Fragment::Range operands, const OpContext& context);
 struct Work {
   double flops = 0;
   double moved_bytes = 0;  ///< every operand once, updates twice
-  bool matmul = false;     ///< flops run at the matmul rate
+  std::int64_t rows = 0, columns = 0;  ///< of a product's result
 };
 Work work_of(Op op, Fragment::Range operands, const OpContext& context);
 
 /// Adds a collective's payload (operand `full`) to the traffic. Source of the convention: Rajbhandari et al., "ZeRO" (SC20), section 7.
 void add_traffic(Traffic& traffic, Op op, Fragment::Range operands);
 
-/// Time of one instruction alone: roofline (the longer of arithmetic and memory) plus a launch; collectives: latency + wire bytes / bus bandwidth.
-/// Wire bytes of all-gather and reduce-scatter are (n−1)/n of the full buffer, of all-reduce twice that (nccl-tests, PERFORMANCE.md).
+/// Time of one instruction alone: roofline (the longer of arithmetic and memory, at rates.h's rates) plus a launch; collectives: rates.h, collective_s.
 SimTime duration_of(const Instruction& instruction, Fragment::Range operands, const OpContext& context, const Cluster& cluster);
 
 }  // namespace zeroplan

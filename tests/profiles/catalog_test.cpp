@@ -125,7 +125,8 @@ TEST_CASE("a cluster is made from its name, whatever the case", "[unit]") {
   CHECK(cluster.world_size() == 16);
   CHECK(cluster.device.name == "a100-80g");
   CHECK(cluster.name == "2x8xA100-80G");
-  CHECK(cluster.network_bytes_per_s == cluster.device.network_bytes_per_s.value_or(kDefaultNetworkBytesPerS));
+  CHECK(cluster.network_bytes_per_s == cluster.device.network_bytes_per_s);
+  CHECK(cluster_from_name("2x8xrtx4090-24g").network_bytes_per_s == kDefaultNetworkBytesPerS);  // a device without usual ports
   CHECK(cluster_from_name("2xcpu").device.kind == DeviceKind::cpu);
   CHECK(cluster_from_json(cluster_to_json(cluster), "x.json") == cluster);
 }

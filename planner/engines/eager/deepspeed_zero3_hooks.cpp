@@ -44,11 +44,13 @@ SubModule& Zero3Hooks::make(const Module* module) {
 }
 
 void Zero3Hooks::pre_forward(SubModule& module) {
+  context_.runs_hooks();
   coordinator_.trace_prologue(module);
   coordinator_.fetch_sub_module(module, true);
 }
 
 void Zero3Hooks::pre_backward(SubModule& module) {
+  context_.runs_hooks();
   coordinator_.trace_prologue(module);
   coordinator_.fetch_sub_module(module, false);
 }

@@ -327,8 +327,9 @@ class Context {
   /// A kernel that reads and writes so many bytes.
   void moves(std::int64_t bytes) { recorder.work({.kind = kernel_kind(), .stream = stream, .bytes = bytes}); }
   /// A kernel with arithmetic that counts.
-  void computes(Arithmetic arithmetic, std::int64_t flops, std::int64_t moved_bytes) {
-    recorder.work({.kind = kernel_kind(), .stream = stream, .arithmetic = arithmetic, .count = flops, .bytes = moved_bytes});
+  void computes(const Computation& c) {
+    recorder.work({.kind = kernel_kind(), .stream = stream, .arithmetic = c.arithmetic, .rows = static_cast<std::int32_t>(c.rows),
+                   .columns = static_cast<std::int32_t>(c.columns), .count = c.flops, .bytes = c.moved_bytes});
   }
   /// Nothing where the group is one rank.
   void collective(const Collective& c) {
@@ -346,6 +347,8 @@ class Context {
   }
   void copy_to_device(std::int64_t bytes) { recorder.work({.kind = Activity::Kind::copy_to_device, .stream = stream, .bytes = bytes}); }
   void copy_to_host(std::int64_t bytes) { recorder.work({.kind = Activity::Kind::copy_to_host, .stream = stream, .bytes = bytes}); }
+  /// Python that runs around a module's forward or backward.
+  void runs_hooks() { recorder.work({.kind = Activity::Kind::host_hooks, .stream = stream}); }
   /// AdamW on the CPU.
   void update_on_host(std::int64_t elems) { recorder.work({.kind = Activity::Kind::host_update, .stream = stream, .count = elems}); }
   /// stream.record_event()

@@ -154,11 +154,18 @@ Tensor cast(const Tensor& tensor, ScalarType type) {
 
 void report_product(Context& context, const ProductSize& size, ScalarType type) {
   const std::int64_t elems = size.rows * size.inner + size.inner * size.columns + size.rows * size.columns;
-  context.computes(size_of(type) == 2 ? Arithmetic::matmul_16_bit : Arithmetic::matmul_32_bit, 2 * size.batch * size.rows * size.inner * size.columns,
-                   size.batch * elems * size_of(type));
+  context.computes({.arithmetic = size_of(type) == 2 ? Arithmetic::matmul_16_bit : Arithmetic::matmul_32_bit,
+                    .flops = 2 * size.batch * size.rows * size.inner * size.columns,
+                    .moved_bytes = size.batch * elems * size_of(type),
+                    .rows = size.batch * size.rows,
+                    .columns = size.columns});
 }
 
 std::int64_t causal_attention_flops(const Tensor& q, const Tensor& k) { return 2 * q.elems() * k.size(2); }
+
+Computation fused_attention(const Tensor& q, const Tensor& k, std::int64_t flops, std::int64_t moved_bytes) {
+  return {.arithmetic = Arithmetic::attention, .flops = flops, .moved_bytes = moved_bytes, .rows = q.size(3), .columns = k.size(2)};
+}
 
 ScalarType promoted(ScalarType a, ScalarType b) {
   if (a == b) return a;
@@ -610,7 +617,7 @@ void flash_formula(BackwardCall& call) {
   Context& context = *call.node.context;
   const std::int64_t batch = q.size(0), heads = q.size(1), tokens = round_up(q.size(2), 128), head_dim = round_up(q.size(3), 32);
   // Five products where forward has two. Reads q, k, v, out and its gradient, writes dq, dk, dv.
-  context.computes(Arithmetic::attention, causal_attention_flops(q, k) * 5 / 2, 4 * q.bytes() + 2 * (k.bytes() + v.bytes()));
+  context.computes(fused_attention(q, k, causal_attention_flops(q, k) * 5 / 2, 4 * q.bytes() + 2 * (k.bytes() + v.bytes())));
   call.results[0] = empty_like(q, "flash dq");
   call.results[1] = empty_like(k, "flash dk");
   call.results[2] = empty_like(v, "flash dv");
@@ -628,7 +635,7 @@ Tensor flash_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
   Recording recording(context, "FlashBackward", {&q, &k, &v});
   context.begin_op("flash_attention");
   Tensors results = cached(context, false, [&] {
-    context.computes(Arithmetic::attention, causal_attention_flops(q, k), 2 * q.bytes() + k.bytes() + v.bytes());
+    context.computes(fused_attention(q, k, causal_attention_flops(q, k), 2 * q.bytes() + k.bytes() + v.bytes()));
     Tensors made{empty_like(q, "flash_attention")};
     made.push_back(empty(context, Shape{q.size(0), q.size(1), q.size(2)}, ScalarType::fp32, "flash_attention log-sum-exp"));
     return made;

@@ -1,8 +1,11 @@
 #include "planner/engines/eager/step_time.h"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 namespace zeroplan::eager {
 
@@ -11,20 +14,56 @@ namespace {
 double d(std::int64_t value) { return static_cast<double>(value); }
 std::size_t at(Stream stream) { return static_cast<std::size_t>(stream); }
 
-double flops_per_s(Arithmetic arithmetic, const DeviceProfile& device) {
-  switch (arithmetic) {
+std::int64_t round_up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
+
+double product_flops_per_s(Arithmetic arithmetic, const DeviceProfile& device, const StepConditions& conditions) {
+  if (arithmetic == Arithmetic::matmul_32_bit) return conditions.tf32 ? device.matmul_tf32_flops_per_s.value_or(device.matmul_fp32_flops_per_s) : device.matmul_fp32_flops_per_s;
+  if (conditions.fp8) return device.matmul_fp8_flops_per_s.value_or(device.matmul_bf16_flops_per_s);
+  return conditions.fp16 ? device.matmul_fp16_flops_per_s.value_or(device.matmul_bf16_flops_per_s) : device.matmul_bf16_flops_per_s;
+}
+
+/// A profile's attention rate is that of 16-bit products on tensor cores; `device` is the one with the kernel's own rate.
+double attention_rate(DeviceProfile device, std::int64_t head_dim, std::int64_t tokens, const StepConditions& conditions) {
+  using Attention = StepConditions::Attention;
+  if (conditions.attention == Attention::cudnn && device.cudnn_attention_flops_per_s) device.attention_flops_per_s = device.cudnn_attention_flops_per_s;
+  if (conditions.fp16 && !device.attention_flops_per_s) device.matmul_bf16_flops_per_s = product_flops_per_s(Arithmetic::matmul_16_bit, device, {.fp16 = true});
+  double rate = attention_flops_per_s(device, tokens);
+  if (conditions.attention == Attention::flash_1) rate *= kFlash1Ratio;
+  if (conditions.attention == Attention::efficient) rate *= kEfficientAttentionRatio;
+  if (head_dim <= 0) return rate;
+  const auto padded = conditions.attention == Attention::flash_1 ? static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(head_dim))) : round_up(head_dim, 32);
+  return rate * d(head_dim) / d(padded);
+}
+
+double flops_per_s(const Activity& activity, const DeviceProfile& device, const StepConditions& conditions) {
+  switch (activity.arithmetic) {
     case Arithmetic::none: return 0;
-    case Arithmetic::matmul_16_bit: return device.matmul_bf16_flops_per_s;
-    case Arithmetic::matmul_32_bit: return device.matmul_fp32_flops_per_s;
-    case Arithmetic::attention: return device.attention_flops_per_s.value_or(kAttentionOfMatmulRatio * device.matmul_bf16_flops_per_s);
+    case Arithmetic::matmul_16_bit:
+    case Arithmetic::matmul_32_bit: return product_flops_per_s(activity.arithmetic, device, conditions) * wave_ratio(activity.rows, activity.columns, device);
+    case Arithmetic::attention: return attention_rate(device, activity.rows, activity.columns * conditions.sequence_parallel, conditions);
   }
   return 0;
 }
 
-/// Without launches.
-double roofline_s(Arithmetic arithmetic, std::int64_t flops, std::int64_t bytes, const DeviceProfile& device) {
-  const double rate = flops_per_s(arithmetic, device);
-  return std::max(rate > 0 ? d(flops) / rate : 0, d(bytes) / device.memory_bytes_per_s);
+/// Of an fp8 product's operands, rows × inner and inner × columns.
+double cast_s(const Activity& product, const DeviceProfile& device) {
+  if (product.rows == 0 || product.columns == 0) return 0;
+  const double inner = d(product.count) / 2 / d(product.rows) / d(product.columns);
+  return 2 * device.launch_s + kFp8CastBytesPerElem * inner * d(product.rows + product.columns) / device.memory_bytes_per_s;
+}
+
+/// Without the launch.
+double roofline_s(const Activity& kernel, const DeviceProfile& device, const StepConditions& conditions) {
+  const double rate = flops_per_s(kernel, device, conditions);
+  const double keys = kernel.arithmetic == Arithmetic::attention ? d(conditions.sequence_parallel) : 1;  // for each of the piece's queries
+  const double cast = conditions.fp8 && kernel.arithmetic == Arithmetic::matmul_16_bit ? cast_s(kernel, device) : 0;
+  return cast + std::max(rate > 0 ? d(kernel.count) * keys / rate : 0, d(kernel.bytes) / device.memory_bytes_per_s);
+}
+
+/// What a collective that runs beside takes from kernels.
+double nccl_share(const DeviceProfile& device) {
+  if (!device.multiprocessors) return 0;
+  return d(std::min(device.nccl_channels, kMostNcclChannels)) / d(*device.multiprocessors);
 }
 
 double copy_s(std::int64_t bytes, const DeviceProfile& device) { return d(bytes) / device.host_link_bytes_per_s.value_or(kHostLinkBytesPerS); }
@@ -34,22 +73,32 @@ double host_s(std::int64_t moved_bytes, std::int64_t updated_elems, const Cluste
   return (d(moved_bytes) / kHostBytesPerS + d(updated_elems) / kHostUpdateElemsPerS) * d(cluster.gpus_per_node);
 }
 
-/// The part of a device that collectives take from kernels beside them.
-double contended_part(const DeviceProfile& device) {
-  if (device.multiprocessors == 0) return 0;
-  return d(std::min({device.nccl_channels, kMostChannels, device.multiprocessors})) / d(device.multiprocessors);
-}
+/// Something that runs beside the compute stream and takes this share of the device from it.
+struct Neighbour {
+  double begin = 0, end = 0;
+  double share = 0;
+
+  /// Seconds beside a kernel that starts at `start` and would take `duration` alone.
+  double beside_s(double start, double duration) const {
+    const double from = std::max(start, begin), work = start + duration - from;
+    if (work <= 0 || end <= from) return 0;
+    return share < 1 ? std::min(work / (1 - share), end - from) : end - from;
+  }
+};
+
+/// How a kernel comes to be launched.
+struct Issued {
+  bool compiled = false;
+  bool by_autograd = false;
+};
 
 class Clocks {
  public:
-  explicit Clocks(const Cluster& cluster) : cluster_(cluster), device_(cluster.device) {}
+  Clocks(const Cluster& cluster, const StepConditions& conditions) : cluster_(cluster), device_(cluster.device), conditions_(conditions), nccl_share_(nccl_share(device_)) {}
 
-  void run(const Activity& activity);
+  void run(const Activity& activity, Issued issued);
   StepTime result(const WorkTotals& work) {
     time_.work = work;
-    const double slowed_s = contended_part(device_) * std::max(0.0, time_.communication_s - time_.exposed_communication_s);
-    streams_[at(Stream::compute)] += slowed_s;
-    time_.compute_s += slowed_s;
     time_.step_s = std::max(host_, *std::max_element(streams_.begin(), streams_.end()));
     expose(time_.step_s, std::max(compute(), host_));
     return time_;
@@ -65,7 +114,10 @@ class Clocks {
   /// The compute stream, which had work until `free`, goes on at `until`.
   void expose(double until, double free) { time_.exposed_communication_s += std::max(0.0, until - free); }
 
-  void run_kernel(const Activity& activity);
+  double kernel_s(const Activity& activity, Issued issued);
+  void run_kernel(const Activity& activity, Issued issued);
+  double slowed_end(double start, double duration);
+  void run_beside(Neighbour neighbour);
   void run_collective(const Activity& activity);
   void run_copy(const Activity& activity, double& engine);
   void run_on_host(const Activity& activity);
@@ -74,19 +126,55 @@ class Clocks {
 
   const Cluster& cluster_;
   const DeviceProfile& device_;
+  const StepConditions& conditions_;
+  double nccl_share_;
   StepTime time_;
   double host_ = 0;
   std::array<double, kStreamCount> streams_{};
   std::array<double, 2> communicators_{};  ///< of neighbours; of ranks that are apart
   double to_device_ = 0, to_host_ = 0;     ///< copy engines
   std::unordered_map<EventId, double> events_;
+  std::vector<Neighbour> neighbours_;  ///< from first_neighbour_ on by their begin
+  std::size_t first_neighbour_ = 0;    ///< that the compute stream has not passed
+  std::int64_t last_fused_bytes_ = 0;  ///< of the last of the kernels that are being made one; 0: none
 };
 
-void Clocks::run_kernel(const Activity& activity) {
-  host_ += kIssueS;
-  const double duration = device_.launch_s + roofline_s(activity.arithmetic, activity.count, activity.bytes, device_);
-  clock(activity.stream) = std::max(clock(activity.stream), host_) + duration;
-  if (activity.stream == Stream::compute) time_.compute_s += duration;
+/// torch.compile makes one kernel of neighbours that are bound by memory: what they hand to each other stays in registers.
+double Clocks::kernel_s(const Activity& activity, Issued issued) {
+  const bool fusible = issued.compiled && activity.arithmetic == Arithmetic::none && activity.stream == Stream::compute;
+  const std::int64_t before = activity.stream == Stream::compute ? std::exchange(last_fused_bytes_, fusible ? activity.bytes : 0) : 0;
+  if (fusible && before > 0) return (d(activity.bytes) - kHandedOnRatio * d(std::min(activity.bytes, before))) / device_.memory_bytes_per_s;
+  host_ += issued.by_autograd ? kBackwardIssueS : kIssueS;
+  return device_.launch_s + roofline_s(activity, device_, conditions_);
+}
+
+void Clocks::run_kernel(const Activity& activity, Issued issued) {
+  const double duration = kernel_s(activity, issued);
+  const double start = std::max(clock(activity.stream), host_);
+  if (activity.stream != Stream::compute) {
+    clock(activity.stream) = start + duration;
+    return run_beside({start, start + duration, 1});  // two kernels that each fill the device take as long as one after the other
+  }
+  clock(activity.stream) = slowed_end(start, duration);
+  time_.compute_s += clock(activity.stream) - start;
+}
+
+double Clocks::slowed_end(double start, double duration) {
+  while (first_neighbour_ < neighbours_.size() && neighbours_[first_neighbour_].end <= start) ++first_neighbour_;
+  double taken = 0;
+  for (std::size_t i = first_neighbour_; i < neighbours_.size() && neighbours_[i].begin < start + duration + taken; ++i)
+    taken += neighbours_[i].share * neighbours_[i].beside_s(start, duration + taken);
+  return start + duration + taken;
+}
+
+/// Kernels that were issued before it are slowed too: the compute stream's end moves.
+void Clocks::run_beside(Neighbour neighbour) {
+  if (neighbour.share == 0) return;
+  const double beside = std::max(0.0, std::min(neighbour.end, compute()) - neighbour.begin);
+  const auto ahead = neighbours_.begin() + static_cast<std::ptrdiff_t>(first_neighbour_);
+  neighbours_.insert(std::upper_bound(ahead, neighbours_.end(), neighbour, [](const Neighbour& a, const Neighbour& b) { return a.begin < b.begin; }), neighbour);
+  clock(Stream::compute) += beside * neighbour.share;
+  time_.compute_s += beside * neighbour.share;
 }
 
 void Clocks::run_collective(const Activity& activity) {
@@ -94,8 +182,10 @@ void Clocks::run_collective(const Activity& activity) {
   const double duration = collective_s(activity.as_collective(), cluster_);
   double& communicator = communicators_[activity.stride > 1];
   const double ready = std::max(clock(activity.stream), host_);
-  communicator = std::max(ready, communicator) + duration;
+  const double begin = std::max(ready, communicator);
+  communicator = begin + duration;
   time_.communication_s += duration;
+  if (activity.stream != Stream::compute || activity.event != 0) run_beside({begin, communicator, nccl_share_});
   if (activity.event != 0) {
     events_[activity.event] = communicator;
     return;
@@ -133,12 +223,13 @@ void Clocks::synchronize(const Activity& activity) {
   host_ = std::max(host_, until);
 }
 
-void Clocks::run(const Activity& activity) {
+void Clocks::run(const Activity& activity, Issued issued) {
   switch (activity.kind) {
-    case Activity::Kind::kernel: return run_kernel(activity);
+    case Activity::Kind::kernel: return run_kernel(activity, issued);
     case Activity::Kind::collective: return run_collective(activity);
     case Activity::Kind::copy_to_device: return run_copy(activity, to_device_);
     case Activity::Kind::copy_to_host: return run_copy(activity, to_host_);
+    case Activity::Kind::host_hooks: host_ += kModuleHooksS; return;
     case Activity::Kind::host_kernel:
     case Activity::Kind::host_update: return run_on_host(activity);
     case Activity::Kind::record: events_[activity.event] = clock(activity.stream); return;
@@ -147,30 +238,26 @@ void Clocks::run(const Activity& activity) {
   }
 }
 
-/// Ring of neighbours or of ranks apart: how many of them share a node.
-std::int64_t ranks_in_a_node(const Collective& collective, const Cluster& cluster) {
-  return std::clamp<std::int64_t>(cluster.gpus_per_node / collective.stride, 1, collective.ranks);
+/// torch.compile makes the model code of blocks, and not what an engine does around it.
+Issued issued(const Recorder& recorder, const Activity& activity, const StepConditions& conditions) {
+  if (activity.op == 0 || !recorder.records_events()) return {};
+  const OpEvent& op = recorder.ops()[activity.op - 1];
+  const std::string_view name = op.name;
+  const bool of_a_block = op.where.unit == UnitKind::block && name.find("::") == name.npos && name != "AccumulateGrad";
+  return {.compiled = conditions.compiled && of_a_block, .by_autograd = op.backward};
 }
 
 }  // namespace
 
 double StepTime::waiting_for_host_s() const { return std::max(0.0, step_s - compute_s - exposed_communication_s); }
 
-double collective_s(const Collective& collective, const Cluster& cluster) {
-  if (collective.ranks <= 1) return 0;
-  const DeviceProfile& device = cluster.device;
-  const std::int64_t local = ranks_in_a_node(collective, cluster);
-  const bool between_nodes = local < collective.ranks;
-  const double bandwidth = between_nodes ? std::min(d(local) * cluster.network_bytes_per_s, local > 1 ? device.link_bytes_per_s : cluster.network_bytes_per_s) : device.link_bytes_per_s;
-  const double latency = device.launch_s + device.link_latency_s + (between_nodes ? cluster.network_latency_s : 0);
-  return latency + (bandwidth > 0 ? d(collective.wire_bytes()) / bandwidth : 0);
-}
-
-StepTime step_time(const Recorder& recorder, const Cluster& cluster, std::string_view prefix) {
+StepTime step_time(const Recorder& recorder, const Cluster& cluster, const StepConditions& conditions, std::string_view prefix) {
   assert(recorder.has_activities());
-  Clocks clocks(cluster);
-  for (const Activity& activity : recorder.activities())
-    if (std::string_view(recorder.phases()[activity.phase].name).starts_with(prefix)) clocks.run(activity);
+  Clocks clocks(cluster, conditions);
+  for (const Activity& activity : recorder.activities()) {
+    if (!std::string_view(recorder.phases()[activity.phase].name).starts_with(prefix)) continue;
+    clocks.run(activity, issued(recorder, activity, conditions));
+  }
   return clocks.result(recorder.work_totals(prefix));
 }
 
@@ -178,7 +265,8 @@ StepTime step_time_from_totals(const Recorder& recorder, const Cluster& cluster,
   const DeviceProfile& device = cluster.device;
   const auto kernels_s = [&](const WorkTotals& work) {
     double sum = d(work.kernels) * device.launch_s;
-    for (std::size_t i = 0; i < work.flops.size(); ++i) sum += roofline_s(static_cast<Arithmetic>(i), work.flops[i], work.moved_bytes[i], device);
+    for (std::size_t i = 0; i < work.flops.size(); ++i)
+      sum += roofline_s({.arithmetic = static_cast<Arithmetic>(i), .count = work.flops[i], .bytes = work.moved_bytes[i]}, device, {});
     return sum;
   };
   const auto communication_s = [&](const WorkTotals& work) {
@@ -197,7 +285,7 @@ StepTime step_time_from_totals(const Recorder& recorder, const Cluster& cluster,
   const double blocking_s = communication_s(compute) + copy_s(compute.copied_to_device_bytes + compute.copied_to_host_bytes, device);
   const double hidden_s = time.communication_s - communication_s(compute);
   time.exposed_communication_s = blocking_s + std::max(0.0, hidden_s - time.compute_s);
-  time.step_s = std::max(time.compute_s + time.exposed_communication_s, d(time.work.kernels) * kIssueS) + time.host_s;
+  time.step_s = std::max(time.compute_s + time.exposed_communication_s, d(time.work.kernels) * kBackwardIssueS) + time.host_s;
   return time;
 }
 

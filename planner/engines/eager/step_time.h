@@ -1,15 +1,15 @@
 // Step time of an emulated run: the steady step's activities (work.h) put on the clocks of the host, of each stream and of the links, with the rates of a Cluster.
 //
-// Method. The host issues one activity after the other; each costs it kIssueS. A kernel starts when it was issued and its stream is free, and takes
-// launch + max(FLOPs / rate, bytes / memory rate), as planner/ops/op_table.cpp says it. Collectives of one communicator run one at a time in the order of issue, whatever their
-// streams (NCCL serialises them): (n − 1)/n of the payload over the bus bandwidth, twice for an all-reduce. Copies run on one engine for each direction.
+// Method. The host issues one activity after the other; each costs it kIssueS, or kBackwardIssueS. A kernel starts when it was issued and its stream is free, and takes
+// launch + max(FLOPs / rate, bytes / memory rate), at planner/ops/rates.h's rates. Collectives of one communicator run one at a time in the order of issue, whatever their
+// streams (NCCL serialises them). Copies run on one engine for each direction.
 // An event carries a stream's clock to a stream that waits for it; synchronize carries it to the host. So communication overlaps exactly where the engine lets it.
+// What runs beside the compute stream slows it: a collective by the multiprocessors of NCCL's channels, kernels of another stream by all of the device, since each of two
+// kernels would fill it alone. A kernel that was issued first and runs at that time is slowed as well, but not what waits for an event that was recorded in between.
 // Cost: linear in the activities.
 //
-// While collectives run beside kernels, NCCL's channels hold a multiprocessor each: kernels go on with the rest.
-//
-// Leaves out: wave quantisation of small products, clocks that fall under load, data loading, logging,
-// Python code of hooks (a large part of a step of DeepSpeed with small models), stragglers.
+// Leaves out: data loading, logging, stragglers, retries of the allocator, what a collective costs in memory bandwidth, the exchange of a sequence's pieces, and Python of
+// engines but for ZeRO-3's hooks around modules.
 #pragma once
 
 #include <array>
@@ -20,19 +20,43 @@
 
 namespace zeroplan::eager {
 
-/// The host's cost of one eager op from Python to the launch, assumed: 5 to 10 µs are usual for PyTorch on current servers.
-inline constexpr double kIssueS = 8e-6;
+/// The host's cost of one eager kernel and the views around it: from Python, and from autograd's engine in C++. Measured on one core of an AMD EPYC server: a bf16 Llama of
+/// transformers 5.24 on torch 2.11 with tensors so small that nothing else counts takes 10.4 µs a kernel in forward and 7.4 in backward.
+inline constexpr double kIssueS = 10.4e-6;
+inline constexpr double kBackwardIssueS = 7.4e-6;
+/// Python of DeepSpeed ZeRO-3's hooks around one module, forward or backward: fetch, release, two autograd functions. The same model under DeepSpeed 0.19.8 takes 106 µs
+/// a module more in forward and 82 in backward.
+inline constexpr double kModuleHooksS = 94e-6;
 /// Parameters a second that DeepSpeedCPUAdam updates on all cores of a node: 11.6e9 in 8.2 s (deepspeedai/DeepSpeed#735); 72.7e9 on four nodes in about
 /// 10 s, so 1.9e9 (deepspeedai/DeepSpeed#6834). The ranks of a node share it.
 inline constexpr double kHostUpdateElemsPerS = 1.41e9;
 /// Memory traffic that this is: fp32 parameter, gradient and two moments read, all but the gradient written. Other kernels on the host are taken at the same rate.
 inline constexpr double kHostUpdateBytesPerElem = 28;
 inline constexpr double kHostBytesPerS = kHostUpdateElemsPerS * kHostUpdateBytesPerElem;
-/// NCCL starts at most so many channels for a collective inside a node (NCCL 2.28.9 src/include/nccl_tuner.h and init.cc: 32 with NVLink SHARP, 24 before).
-inline constexpr std::int64_t kMostChannels = 32;
-/// Of a profile that does not say: attention's rate as a part of the products' (173 of 271 TFLOP/s on an A100), and PCIe 4.0 x16.
-inline constexpr double kAttentionOfMatmulRatio = 0.64;
+/// PCIe 4.0 x16, of a profile that does not say.
 inline constexpr double kHostLinkBytesPerS = 24.8e9;
+/// Channels, and so multiprocessors, that NCCL takes at most for a collective (MAXCHANNELS up to 2.24, NVIDIA/nccl src/include/device.h).
+inline constexpr std::int64_t kMostNcclChannels = 32;
+
+/// What the activities do not say of a run's kernels.
+struct StepConditions {
+  /// flash_1: also its Triton version. cudnn: where a profile knows it faster than FlashAttention-2.
+  enum class Attention : std::uint8_t { flash_2, flash_1, efficient, cudnn } attention = Attention::flash_2;
+  bool fp16 = false;      ///< the 16-bit dtype is fp16
+  bool tf32 = false;      ///< fp32 products on tensor cores
+  bool fp8 = false;       ///< 16-bit products are of fp8 operands
+  bool compiled = false;  ///< the blocks by torch.compile
+  std::int64_t sequence_parallel = 1;  ///< ranks that a sequence is cut to where attention's exchange is not among the activities; their attention is that of a rank's own piece
+};
+/// Against FlashAttention-2, at 4096 tokens, causal, head dimension 128, forward and backward on an A100: 76 and 87 (xformers) of 173 TFLOP/s; on an H100 126 of 294
+/// (Dao-AILab/flash-attention README, assets/flash2_*_fwd_bwd_benchmark.png). FlashAttention-1's kernels pad a head's dimension to a power of two, the others to 32.
+inline constexpr double kFlash1Ratio = 0.44;
+inline constexpr double kEfficientAttentionRatio = 0.5;
+/// Of the bytes of the smaller of two neighbours that torch.compile fuses, what one wrote for the other to read: all of a kernel with one input, two thirds of one with two.
+inline constexpr double kHandedOnRatio = 5.0 / 6;
+/// Bytes moved for each element of an fp8 product's operands, which are scaled anew each time: read in 16 bits for the largest, read again and written in 8
+/// (pytorch/ao, torchao/float8, dynamic tensorwise scaling).
+inline constexpr double kFp8CastBytesPerElem = 5;
 
 struct StepTime {
   double step_s = 0;
@@ -48,15 +72,11 @@ struct StepTime {
 };
 
 /// Of the phases whose name starts with `prefix`. Needs Recorder::record_activities (or record_events).
-StepTime step_time(const Recorder& recorder, const Cluster& cluster, std::string_view prefix = "steady");
+StepTime step_time(const Recorder& recorder, const Cluster& cluster, const StepConditions& conditions = {}, std::string_view prefix = "steady");
 
 /// From sums alone, for runs without activities: everything that is on another stream is taken as hidden behind compute, what is left over as exposed. Never more than step_time,
 /// but for groups that cross nodes in part: all collectives are taken as the whole cluster's.
 StepTime step_time_from_totals(const Recorder& recorder, const Cluster& cluster, std::string_view prefix = "steady");
-
-/// Seconds of one collective: latency and wire bytes over the bus bandwidth. Neighbours in a node use its links; a ring through several nodes uses as many network ports as
-/// it has ranks in each, up to the links' rate.
-double collective_s(const Collective& collective, const Cluster& cluster);
 
 /// What is quoted of a run. Model FLOPs a token: planner/price/price.h, model_flops_per_token (6·N + 6·L·hD·S, causal half).
 struct StepRates {

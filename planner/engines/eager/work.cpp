@@ -11,18 +11,6 @@ void add_each(std::array<std::int64_t, n>& sums, const std::array<std::int64_t, 
 }
 }  // namespace
 
-std::int64_t Collective::wire_bytes() const {
-  switch (kind) {
-    case CollectiveKind::all_gather:
-    case CollectiveKind::all_to_all:
-    case CollectiveKind::reduce_scatter: return payload_bytes / ranks * (ranks - 1);
-    case CollectiveKind::all_reduce: return 2 * payload_bytes / ranks * (ranks - 1);
-    case CollectiveKind::reduce:
-    case CollectiveKind::broadcast: return ranks > 1 ? payload_bytes : 0;
-  }
-  return 0;
-}
-
 void WorkTotals::add(const Activity& activity) {
   switch (activity.kind) {
     case Activity::Kind::kernel:
@@ -39,6 +27,7 @@ void WorkTotals::add(const Activity& activity) {
     case Activity::Kind::copy_to_host: copied_to_host_bytes += activity.bytes; break;
     case Activity::Kind::host_kernel: host_moved_bytes += activity.bytes; break;
     case Activity::Kind::host_update: host_updated_elems += activity.count; break;
+    case Activity::Kind::host_hooks:
     case Activity::Kind::record:
     case Activity::Kind::wait:
     case Activity::Kind::synchronize: break;

@@ -2,7 +2,7 @@
 // optimizer updates on the host, and who waits for whom. Here are no rates and no seconds: step_time.h puts them together with a Cluster.
 //
 // How to report. An op that allocates its results through ops.h's building stones has reported itself. A kernel of one's own: context.moves(bytes) or
-// context.computes(arithmetic, flops, bytes). An engine: context.collective({.kind = ..., .payload_bytes = ..., .ranks = ...}), context.copy_to_host(bytes),
+// context.computes({.arithmetic = ..., .flops = ..., ...}). An engine: context.collective({.kind = ..., .payload_bytes = ..., .ranks = ...}), context.copy_to_host(bytes),
 // context.wait_stream(Stream::gather) or, for less than all of a stream, context.wait_event(context.record_event()). All of it runs on context.stream.
 #pragma once
 
@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "planner/core/program.h"
+#include "planner/ops/rates.h"
 
 namespace zeroplan::eager {
 
@@ -17,20 +18,11 @@ namespace zeroplan::eager {
 enum class Arithmetic : std::uint8_t { none, matmul_16_bit, matmul_32_bit, attention };
 inline constexpr int kArithmeticCount = 4;
 
-enum class CollectiveKind : std::uint8_t { all_gather, reduce_scatter, all_reduce, reduce, broadcast, all_to_all };
-inline constexpr int kCollectiveKindCount = 6;
-
-/// payload_bytes as the ZeRO paper counts: the full buffer (of an all-gather its output, of a reduce-scatter its input).
-/// The group's ranks are `stride` apart: 1 for neighbours, the shard group's size for the copies of HSDP.
-struct Collective {
-  CollectiveKind kind = CollectiveKind::all_reduce;
-  std::int64_t payload_bytes = 0;
-  std::int64_t ranks = 1;
-  std::int64_t stride = 1;
-
-  /// What crosses the slowest link of a ring: of an all-reduce 2·(n − 1)/n of the payload, of a gather, a scatter or an all-to-all (n − 1)/n, of the others all of it
-  /// (nccl-tests, doc/PERFORMANCE.md).
-  std::int64_t wire_bytes() const;
+/// A kernel with arithmetic that counts. rows and columns as in Activity; 0: unknown, taken as large.
+struct Computation {
+  Arithmetic arithmetic = Arithmetic::none;
+  std::int64_t flops = 0, moved_bytes = 0;
+  std::int64_t rows = 0, columns = 0;
 };
 
 /// A point on a stream. Counts up through the run; 0: before everything.
@@ -43,6 +35,7 @@ struct Activity {
     collective,   ///< with an `event` asynchronous: its stream goes on at once, the event is its end
     copy_to_device,
     copy_to_host,
+    host_hooks,   ///< Python of DeepSpeed's hooks around a module
     host_kernel,  ///< of ATen on the CPU: the host goes on when it is done
     host_update,  ///< DeepSpeedCPUAdam: likewise; `count` elements
     record,       ///< `event` is the stream's end as it is now
@@ -56,6 +49,7 @@ struct Activity {
   EventId event = 0;
   std::int32_t ranks = 1, stride = 1;
   std::uint32_t op = 0;     ///< as in MemoryEvent
+  std::int32_t rows = 0, columns = 0;  ///< of a product's result, all of a batch's one below the other; of attention: the head's dimension, keys
   std::int64_t count = 0;   ///< FLOPs; elements of a host update
   std::int64_t bytes = 0;   ///< moved (read and written), payload, or copied
 

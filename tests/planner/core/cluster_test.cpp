@@ -74,6 +74,23 @@ TEST_CASE("a device profile is read field by field and survives being written", 
   CHECK(device_from_json(device_to_json(profile), "y.json") == profile);
 }
 
+TEST_CASE("what a profile may leave out is read where it is there, and survives being written", "[unit]") {
+  const json given = device({{"multiprocessors", 108}, {"link_step_s", 5e-6}, {"attention_flops_per_s", 1e14}, {"cudnn_attention_flops_per_s", 2e14}, {"host_link_bytes_per_s", 2e10},
+                             {"matmul_fp16_flops_per_s", 3e14}, {"matmul_tf32_flops_per_s", 4e14}, {"matmul_fp8_flops_per_s", 5e14}, {"network_bytes_per_s", 6e9}});
+  const DeviceProfile profile = device_from_json(given, "x.json");
+  CHECK(profile.multiprocessors == 108);
+  CHECK(profile.link_step_s == 5e-6);
+  CHECK(profile.matmul_fp8_flops_per_s == 5e14);
+  CHECK(profile.network_bytes_per_s == 6e9);
+  CHECK(device_from_json(device_to_json(profile), "y.json") == profile);
+  CHECK_THROWS_AS(device_from_json(device({{"multiprocessors", 0}}), "x.json"), InputError);
+  CHECK_THROWS_AS(device_from_json(device({{"matmul_fp16_flops_per_s", -1}}), "x.json"), InputError);
+  const DeviceProfile plain = device_from_json(device(), "x.json");
+  CHECK_FALSE(plain.multiprocessors);
+  CHECK_FALSE(plain.matmul_fp16_flops_per_s);
+  CHECK(plain.link_step_s == kNvlinkStepS);
+}
+
 TEST_CASE("every key of a profile is required and checked", "[unit]") {
   const json whole = device();
   for (const auto& [key, value] : whole.items()) {

@@ -2,7 +2,9 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <array>
+#include <functional>
 
 #include "planner/engines/eager/deepspeed_zero12.h"
 #include "planner/engines/eager/deepspeed_zero3.h"
@@ -243,9 +245,9 @@ TEST_CASE("streams overlap until one waits for another", "[unit]") {
       gathered = context.record_event();
     }
     if (waits_at_once) context.wait_event(gathered);
-    context.computes(Arithmetic::matmul_16_bit, 2'000'000'000'000, 0);  // 2 s
+    context.computes({.arithmetic = Arithmetic::matmul_16_bit, .flops = 2'000'000'000'000});  // 2 s
     context.wait_event(gathered);
-    context.computes(Arithmetic::matmul_16_bit, 1'000'000'000'000, 0);
+    context.computes({.arithmetic = Arithmetic::matmul_16_bit, .flops = 1'000'000'000'000});
     return step_time(recorder, round_cluster());
   };
   const StepTime overlapped = run(false);
@@ -272,12 +274,100 @@ TEST_CASE("collectives of one communicator run one at a time, asynchronous ones 
     reduced = context.collective_async(second);
   }
   context.wait_stream(Stream::gather);
-  context.computes(Arithmetic::matmul_16_bit, 1'000'000'000'000, 0);
+  context.computes({.arithmetic = Arithmetic::matmul_16_bit, .flops = 1'000'000'000'000});
   CHECK(step_time(recorder, round_cluster()).exposed_communication_s == Approx(0).margin(1e-4));
   context.wait_event(reduced);
   const StepTime time = step_time(recorder, round_cluster());
   CHECK(time.exposed_communication_s == Approx(1).margin(1e-4));
   CHECK(time.communication_s == Approx(2));
+}
+
+namespace {
+/// The steady step of what `work` does.
+StepTime time_of(const Cluster& cluster, const StepConditions& conditions, const std::function<void(Context&)>& work) {
+  Recorder recorder(true);
+  recorder.begin_phase("steady.forward");
+  Context context(recorder);
+  context.where = {.unit = UnitKind::block};
+  context.begin_op("op");
+  work(context);
+  return step_time(recorder, cluster, conditions);
+}
+}  // namespace
+
+TEST_CASE("a collective that runs beside takes its channels' multiprocessors from kernels, whichever was issued first", "[unit]") {
+  Cluster cluster = round_cluster();
+  cluster.device.multiprocessors = 10;
+  cluster.device.nccl_channels = 5;
+  const auto gather = [](Context& context) {
+    Scoped there(context.stream, Stream::gather);
+    context.collective({.kind = CollectiveKind::all_gather, .payload_bytes = 40'000'000'000, .ranks = 4});  // 3 s
+  };
+  const auto multiply = [](Context& context) { context.computes({.arithmetic = Arithmetic::matmul_16_bit, .flops = 2'000'000'000'000}); };  // 2 s
+  CHECK(time_of(cluster, {}, [&](Context& c) { gather(c), multiply(c); }).step_s == Approx(3.5).margin(1e-4));  // 1.5 s done beside it, half a second after it
+  CHECK(time_of(cluster, {}, [&](Context& c) { multiply(c), gather(c); }).compute_s == Approx(3).margin(1e-4));
+  cluster.device.multiprocessors.reset();
+  CHECK(time_of(cluster, {}, [&](Context& c) { gather(c), multiply(c); }).compute_s == Approx(2).margin(1e-4));
+}
+
+TEST_CASE("kernels of two streams share the device: together they take as long as one after the other", "[unit]") {
+  const StepTime time = time_of(round_cluster(), {}, [](Context& context) {
+    {
+      Scoped there(context.stream, Stream::reduce);
+      context.moves(1'000'000'000'000);  // 1 s
+    }
+    context.computes({.arithmetic = Arithmetic::matmul_16_bit, .flops = 2'000'000'000'000});
+  });
+  CHECK(time.step_s == Approx(3).margin(1e-4));
+}
+
+TEST_CASE("torch.compile makes one kernel of a block's neighbours that are bound by memory, and spares what they hand on", "[unit]") {
+  constexpr std::int64_t kBytes = 1'000'000'000'000;  // 1 s
+  const auto chain = [](Context& context) {
+    for (int i = 0; i < 3; ++i) context.moves(kBytes);
+    context.computes({.arithmetic = Arithmetic::matmul_16_bit, .flops = 1'000'000'000'000});
+    context.moves(kBytes);
+  };
+  CHECK(time_of(round_cluster(), {}, chain).compute_s == Approx(5));
+  CHECK(time_of(round_cluster(), {.compiled = true}, chain).compute_s == Approx(5 - 2 * kHandedOnRatio));
+  const auto outside = [&](Context& context) {
+    context.where = {.unit = UnitKind::head};
+    context.begin_op("op");
+    chain(context);
+  };
+  CHECK(time_of(round_cluster(), {.compiled = true}, outside).compute_s == Approx(5));
+}
+
+TEST_CASE("conditions choose the rate: fp8, fp16, tf32, the attention kernel and a sequence's ranks", "[unit]") {
+  Cluster cluster = round_cluster();
+  cluster.device.matmul_fp8_flops_per_s = cluster.device.matmul_fp16_flops_per_s = cluster.device.matmul_tf32_flops_per_s = 4e12;
+  cluster.device.cudnn_attention_flops_per_s = 2e12;
+  const auto seconds = [&](const StepConditions& conditions, Arithmetic arithmetic) {
+    return time_of(cluster, conditions, [&](Context& c) { c.computes({.arithmetic = arithmetic, .flops = 1'000'000'000'000}); }).compute_s;
+  };
+  using Attention = StepConditions::Attention;
+  CHECK(seconds({}, Arithmetic::matmul_16_bit) == Approx(1));
+  CHECK(seconds({.fp8 = true}, Arithmetic::matmul_16_bit) == Approx(0.25));
+  CHECK(seconds({.fp16 = true}, Arithmetic::matmul_16_bit) == Approx(0.25));
+  CHECK(seconds({.tf32 = true}, Arithmetic::matmul_16_bit) == Approx(1));
+  CHECK(seconds({.tf32 = true}, Arithmetic::matmul_32_bit) == Approx(0.25));
+  CHECK(seconds({}, Arithmetic::attention) == Approx(1));
+  CHECK(seconds({.attention = Attention::flash_1}, Arithmetic::attention) == Approx(1 / kFlash1Ratio));
+  CHECK(seconds({.attention = Attention::cudnn}, Arithmetic::attention) == Approx(0.5));
+  CHECK(seconds({.sequence_parallel = 8}, Arithmetic::attention) == Approx(8));
+}
+
+TEST_CASE("the host is quicker in backward than in Python, and DeepSpeed's hooks hold it up at each module", "[unit]") {
+  Zero3Job job = zero3_job();
+  Recorder recorder(true);
+  run_zero3(job, recorder, kGpu);
+  const auto hooks = std::count_if(recorder.activities().begin(), recorder.activities().end(), [](const Activity& a) { return a.kind == Activity::Kind::host_hooks; });
+  CHECK(hooks > 2 * 7 * job.model.num_layers);  // seven projections a block, there and back
+  Cluster fast = round_cluster();
+  fast.device.link_bytes_per_s = fast.device.memory_bytes_per_s = fast.device.matmul_bf16_flops_per_s = fast.device.attention_flops_per_s.emplace() = 1e18;
+  const StepTime time = step_time(recorder, fast);
+  CHECK(time.step_s > static_cast<double>(hooks) * kModuleHooksS / 2);  // the list is of two steps at most
+  CHECK(time.step_s < static_cast<double>(hooks) * kModuleHooksS + static_cast<double>(time.work.kernels + time.work.collectives) * kIssueS);
 }
 
 TEST_CASE("twice the bandwidth halves what a blocking reduction exposes, and never makes a step longer", "[property]") {
