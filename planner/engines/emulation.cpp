@@ -13,6 +13,7 @@
 #include "planner/engines/eager/fsdp1.h"
 #include "planner/engines/eager/fsdp2.h"
 #include "planner/engines/eager/hf_models.h"
+#include "planner/engines/eager/hf_ulysses.h"
 #include "planner/engines/eager/single.h"
 
 namespace zeroplan {
@@ -54,11 +55,11 @@ Emulated emulated_engine(const Question& question) {
 constexpr TorchChange kFusedRmsNorm{9, 20250801};
 /// pytorch/torchtitan#391 (e29b6b4d4): train.py drops the logits before backward.
 constexpr TorchChange kTorchtitanDropsLogits{4, 20240612};
+/// mosaicml/llm-foundry#1041: until then attn_impl was triton, a FlashAttention-1 (scripts/train/benchmarking/submit_benchmarks.py, yamls/pretrain).
+constexpr TorchChange kFoundryLeavesTriton{2, 20240318};
 
 /// huggingface/transformers 4.50 (March 2025): ForCausalLMLoss pads and shifts the labels; before, models shifted and copied the logits.
 constexpr TorchChange kTransformersShiftsLabels{7, 20250301};
-/// mosaicml/llm-foundry#1041: until then attn_impl was triton, a FlashAttention-1 (scripts/train/benchmarking/submit_benchmarks.py, yamls/pretrain).
-constexpr TorchChange kFoundryLeavesTriton{2, 20240318};
 
 // ---- parts that the jobs share ----
 
@@ -68,6 +69,8 @@ struct Asked {
   int steps = 3;
   bool oracle = false;
 };
+
+bool runs_torchtitan(const Question& question) { return question.plan.tool.starts_with("torchtitan"); }
 
 /// Tools whose models are transformers'.
 bool runs_transformers(const Plan& plan) {
@@ -85,11 +88,10 @@ eager::LossConfig loss_of(const Question& question) {
   return {.kind = Kind::plain, .logits_fp32 = fp32, .shifts_logits = runs_transformers(question.plan) && is_before(question.plan.torch, kTransformersShiftsLabels)};
 }
 
-/// Of the frozen weights; packed ones are computed with in 16 bits.
+/// Of what is not trained, or of all in full training. Norms, embeddings and head of a quantised base are in 16 bits. DeepSpeed casts the whole model to the dtype that it trains in.
 ScalarType base_type(const Question& question) {
-  const ScalarType stored = scalar_type(question.parameters_dtype());
-  if (!question.job.lora) return stored;
-  const ScalarType computed = scalar_type(question.job.compute_dtype);
+  const Emulated emulated = emulated_engine(question);
+  if (!question.job.lora || emulated == Emulated::zero12 || emulated == Emulated::zero3) return scalar_type(question.parameters_dtype());
   switch (question.job.lora->base_dtype) {
     case BaseDtype::bf16: return ScalarType::bf16;
     case BaseDtype::fp16: return ScalarType::fp16;
@@ -97,31 +99,40 @@ ScalarType base_type(const Question& question) {
     case BaseDtype::nf4:
     case BaseDtype::int8: break;
   }
-  return eager::size_of(stored) == 2 ? stored : eager::size_of(computed) == 2 ? computed : ScalarType::bf16;
+  return question.job.compute_dtype == Dtype::fp16 ? ScalarType::fp16 : ScalarType::bf16;
 }
 
-/// DeepSpeed casts the whole model to one dtype.
-bool casts_the_base(Emulated emulated) { return emulated == Emulated::zero12 || emulated == Emulated::zero3; }
+/// Where weights are sharded they are stored as the model's dtype, to be flattened with it.
+std::optional<eager::FourBitWeights> four_bit_of(const Question& question) {
+  if (!question.job.lora || question.job.lora->base_dtype != BaseDtype::nf4) return std::nullopt;
+  const Emulated emulated = emulated_engine(question);
+  if (emulated == Emulated::zero3) return std::nullopt;
+  const bool sharded = emulated == Emulated::fsdp1 || emulated == Emulated::fsdp2;
+  return eager::FourBitWeights{.double_quantised = true, .storage = sharded ? base_type(question) : ScalarType::uint8};
+}
 
-/// Ulysses around attention without a mask. torchtitan's context parallelism is a ring.
-bool exchanges_heads(const Question& question, const eager::HfConfig& config) {
-  using Family = eager::HfConfig::Family;
-  const bool shared_attention = config.family == Family::llama || config.family == Family::gpt2 || config.family == Family::gpt_neox || config.family == Family::opt;
-  const bool masked = config.attention == AttentionKernel::eager || config.sliding_window || config.position == PositionKind::alibi;
-  return question.job.sequence_parallel > 1 && shared_attention && !masked && !question.plan.tool.starts_with("torchtitan");
+/// Ulysses. torchtitan's context parallelism is a ring.
+bool exchanges_heads(const Question& question, const eager::HfConfig& config) { return !runs_torchtitan(question) && config.family == eager::HfConfig::Family::llama && eager::shares_heads(config); }
+
+/// Tools whose switch for the fused loss puts all of Liger's kernels in (apply_liger_kernel_to_llama and its like).
+bool patches_with_liger(const Question& question) {
+  constexpr std::array<std::string_view, 5> kSwitches{"accelerate", "arctic-training", "hf-trainer", "llamafactory", "ms-swift"};
+  return question.plan.loss == Loss::fused && std::find(kSwitches.begin(), kSwitches.end(), question.plan.tool) != kSwitches.end();
 }
 
 /// The oracle's models have as many learned positions as their sequences are long.
 eager::HfConfig model_of(const Asked& asked) {
   const Question& question = asked.question;
-  const std::int64_t positions = asked.oracle ? question.job.seq : std::max(question.job.model.max_position, question.job.seq);
-  const ScalarType type = casts_the_base(emulated_engine(question)) ? scalar_type(question.parameters_dtype()) : base_type(question);
-  eager::HfConfig config = eager::hf_config(question.job.model, type, positions);
-  config.nf4_blocks = question.job.lora && question.job.lora->base_dtype == BaseDtype::nf4 && config.family == eager::HfConfig::Family::llama;
-  if (question.plan.preset.ends_with("-tiled-mlp")) config.mlp_tile_tokens = config.hidden_size;
+  eager::HfConfig config = eager::hf_config(question.job.model, scalar_type(question.parameters_dtype()), question.job.seq);
+  if (!asked.oracle) config.max_positions = std::max(question.job.model.max_position, question.job.seq);
   if (config.attention == AttentionKernel::flash) config.attention = question.plan.attention;  // models that write attention out do so whatever is asked
+  config.type = base_type(question);
+  config.liger = !asked.oracle && patches_with_liger(question) && config.norm != NormKind::layernorm;
+  config.tiled_mlp = question.plan.preset.find("tiled-mlp") != std::string::npos;
+  if (config.family == eager::HfConfig::Family::llama) config.four_bit = four_bit_of(question);
+  config.sequence_ranks = question.job.sequence_parallel;
+  if (!exchanges_heads(question, config)) config.sequence_ranks = 1;
   config.loss = loss_of(question);
-  if (exchanges_heads(question, config)) config.sequence_ranks = question.job.sequence_parallel;
   // transformers' MPT writes attention out; a GPT with layer norms and an attention kernel is nearer to llm-foundry's.
   config.foundry = config.family == eager::HfConfig::Family::mpt && (question.plan.tool == "llm-foundry" || question.plan.attention != AttentionKernel::eager);
   return config;
@@ -152,16 +163,16 @@ bool checkpoints_reentrant(const Plan& plan) {
 eager::BlockCheckpoints checkpoint_of(const Question& question, bool may_be_reentrant = true) {
   using Mode = eager::CheckpointMode;
   const Plan& plan = question.plan;
+  const bool offloads = plan.offload_activations == Offload::cpu;
   const Mode mode = may_be_reentrant && checkpoints_reentrant(plan) ? Mode::reentrant : Mode::non_reentrant;
-  const bool offload = plan.offload_activations == Offload::cpu;
   switch (plan.checkpoint_policy) {
     case CheckpointPolicy::selective_op: return {.mode = Mode::selective};
-    case CheckpointPolicy::every_nth: return {.mode = mode, .every = plan.checkpoint_every, .offload = offload};
+    case CheckpointPolicy::every_nth: return {.mode = mode, .every = plan.checkpoint_every, .offload_inputs = offloads};
     case CheckpointPolicy::selective_attention: return {};
     case CheckpointPolicy::blocks: break;
   }
   if (plan.recomputed_blocks == 0) return {};
-  return {.mode = mode, .first_blocks = plan.recomputed_blocks, .offload = offload};
+  return {.mode = mode, .offload_inputs = offloads, .first_blocks = plan.recomputed_blocks};
 }
 
 eager::TitanCheckpoint titan_checkpoint_of(const Question& question) {
@@ -176,8 +187,25 @@ eager::TitanCheckpoint titan_checkpoint_of(const Question& question) {
 }
 
 eager::LoraConfig lora_of(const Question& question) {
-  if (!question.job.lora) return {};
-  return {.rank = question.job.lora->rank, .targets = question.job.lora->targets, .type = scalar_type(question.parameters_dtype())};
+  if (!question.job.lora || model_of({.question = question}).family != eager::HfConfig::Family::llama) return {};
+  const ScalarType type = scalar_type(question.parameters_dtype());
+  return {.rank = question.job.lora->rank, .targets = question.job.lora->targets, .type = type == base_type(question) ? std::nullopt : std::optional(type)};
+}
+
+eager::OptimizerRule rule_of(const Question& question) {
+  using Rule = eager::OptimizerRule;
+  switch (question.job.optimizer) {
+    case Optimizer::sgd: return Rule::sgd;
+    case Optimizer::momentum: return Rule::momentum;
+    case Optimizer::adafactor: return Rule::adafactor;
+    case Optimizer::lion: return Rule::lion;
+    case Optimizer::adamw_8bit: return Rule::adamw_8bit;
+    case Optimizer::paged_adamw_8bit: return Rule::paged_adamw_8bit;
+    case Optimizer::adamw:
+    case Optimizer::adam:
+    case Optimizer::muon: break;
+  }
+  return Rule::adamw;
 }
 
 /// A dtype that the DeepSpeed JSON states, or one that the question has otherwise than the parameters'.
@@ -196,6 +224,7 @@ eager::SingleJob single_job(const Asked& asked) {
           .checkpoint = checkpoint_of(q),
           .compute_type = scalar_type(q.job.compute_dtype),
           .kernel = kernel_of(q),
+          .rule = rule_of(q),
           .lora = lora_of(q)};
 }
 
@@ -215,6 +244,7 @@ eager::DdpJob ddp_job(const Asked& asked) {
   job.checkpoint = checkpoint_of(q);
   job.compute_type = scalar_type(q.job.compute_dtype);
   job.kernel = kernel_of(q);
+  job.rule = rule_of(q);
   job.lora = lora_of(q);
   return job;
 }
@@ -240,8 +270,11 @@ eager::Fsdp1Job fsdp1_job(const Asked& asked) {
   job.cpu_offload = q.plan.offload_parameters == Offload::cpu;
   job.no_sync = skips_reductions(q.plan);
   job.checkpoint = checkpoint_of(q, false);
-  job.lora = lora_of(q);
   job.kernel = kernel_of(q);
+  job.rule = rule_of(q);
+  job.lora = lora_of(q);
+  job.wraps_adapters = q.plan.tool != "litgpt";
+  job.use_orig_params = !q.job.lora || !job.wraps_adapters;
   job.made_on_meta = !asked.oracle;
   return job;
 }
@@ -253,7 +286,7 @@ eager::Reshard reshard_of(const Plan& plan) {
 
 eager::Fsdp2Job fsdp2_job(const Asked& asked) {
   const Question& q = asked.question;
-  const bool titan = q.plan.tool.starts_with("torchtitan");
+  const bool titan = runs_torchtitan(q);
   return {.tool = titan ? eager::Fsdp2Job::Tool::torchtitan : eager::Fsdp2Job::Tool::transformers,
           .model = model_of(asked),
           .world_ranks = q.cluster.world_size(),
@@ -262,10 +295,12 @@ eager::Fsdp2Job fsdp2_job(const Asked& asked) {
           .reshard = reshard_of(q.plan),
           .checkpoint = checkpoint_of(q, false),
           .titan_checkpoint = titan_checkpoint_of(q),
-          .lora = titan ? eager::LoraConfig{} : lora_of(q),
           .compute_type = scalar_type(q.job.compute_dtype),
           .reduce_type = scalar_type(q.reduce_dtype()),
           .kernel = kernel_of(q),
+          .rule = rule_of(q),
+          .lora = titan ? eager::LoraConfig{} : lora_of(q),
+          .cpu_offload = q.plan.offload_parameters == Offload::cpu,
           .keeps_fp32_logits = is_before(q.plan.torch, kTorchtitanDropsLogits),
           .made_on_meta = !asked.oracle};
 }
@@ -314,10 +349,10 @@ eager::Zero3Fetching fetching_of(const DeepSpeedOptions& o) {
           .by_all_reduce = o.stage3_use_all_reduce_for_fetch_params};
 }
 
-/// Tools on transformers' DeepSpeed integration load under zero.Init at stage 3 (HfDeepSpeedConfig), whether a question says so or not.
-bool makes_in_shards(const Plan& plan) {
-  constexpr std::array<std::string_view, 7> kTools{"hf-trainer", "accelerate", "xtuner", "llamafactory", "ms-swift", "arctic-training", "easycontext"};
-  return plan.zero_init || std::find(kTools.begin(), kTools.end(), plan.tool) != kTools.end();
+/// Tools that load models with transformers' DeepSpeed integration (HfDeepSpeedConfig): from_pretrained makes them under zero.Init.
+bool loads_in_shards(const Plan& plan) {
+  constexpr std::array<std::string_view, 6> kOnTransformers{"accelerate", "arctic-training", "hf-trainer", "llamafactory", "ms-swift", "xtuner"};
+  return std::find(kOnTransformers.begin(), kOnTransformers.end(), plan.tool) != kOnTransformers.end();
 }
 
 eager::Zero3Job zero3_job(const Asked& asked) {
@@ -329,7 +364,7 @@ eager::Zero3Job zero3_job(const Asked& asked) {
                       .checkpoint = checkpoint_of(question),
                       .kernel = kernel_of(question),
                       .lora = lora_of(question),
-                      .zero_init = makes_in_shards(question.plan),
+                      .zero_init = question.plan.zero_init || (!asked.oracle && loads_in_shards(question.plan)),
                       .fetching = fetching_of(o),
                       .reduce_bucket_elems = o.reduce_bucket_size,
                       .sub_group_elems = o.sub_group_size,
@@ -362,6 +397,15 @@ bool tool_is_emulated(const Question& question) {
   return std::find(kOwnModels.begin(), kOwnModels.end(), question.plan.tool) == kOwnModels.end();
 }
 
+bool optimizer_is_gap(Optimizer optimizer, bool zero) {
+  if (optimizer == Optimizer::adamw || optimizer == Optimizer::adam) return false;
+  return zero || optimizer == Optimizer::muon;
+}
+
+bool is_8bit(Optimizer optimizer) { return optimizer == Optimizer::adamw_8bit || optimizer == Optimizer::paged_adamw_8bit; }
+
+bool recomputes(const Question& question) { return question.plan.checkpoint_policy != CheckpointPolicy::blocks || question.plan.recomputed_blocks > 0; }
+
 bool has_gap_in_checkpointing(const Question& question) {
   const Plan& plan = question.plan;
   if (plan.checkpoint_policy == CheckpointPolicy::selective_attention) return true;
@@ -369,11 +413,51 @@ bool has_gap_in_checkpointing(const Question& question) {
   return partly && plan.tool.starts_with("torchtitan");
 }
 
-/// The inputs of checkpointed blocks go to the host, nothing else does.
-bool has_gap_in_offloaded_activations(const Question& question) {
+bool is_zero(Emulated emulated) { return emulated == Emulated::zero12 || emulated == Emulated::zero3; }
+
+void note_gaps_in_training(const Question& question, const eager::HfConfig& model, Gaps& gaps) {
+  const Job& job = question.job;
+  if (!job.lora) return;
+  const bool adapts = model.family == eager::HfConfig::Family::llama && !runs_torchtitan(question);
+  gaps.note_if(!adapts, "train", "as full training");
+  gaps.note_if(adapts && (job.lora->base_dtype == BaseDtype::int8 || (job.lora->base_dtype == BaseDtype::nf4 && !model.four_bit)), "train", "with a base in 16 bits");
+}
+
+void note_gaps_in_job(const Question& question, Gaps& gaps) {
+  const eager::HfConfig model = model_of({.question = question});
+  const Job& job = question.job;
+  const bool zero = is_zero(emulated_engine(question));
+  const bool exchanges = model.sequence_ranks > 1;
+  gaps.note_if(job.sequence_parallel > 1 && !exchanges, "sequence_parallel", "as sequences of seq / sequence_parallel tokens, attention's exchange left out");
+  gaps.note_if(job.sequence_parallel > 1 && exchanges && question.plan.tool == "easycontext", "sequence_parallel", "ring attention as Ulysses");
+  gaps.note_if(optimizer_is_gap(job.optimizer, zero), "optimizer", "as adamw");
+  gaps.note_if(job.optimizer == Optimizer::paged_adamw_8bit && !zero, "optimizer", "with pages on the host");
+  gaps.note_if(job.optimizer_dtype != question.parameters_dtype() && job.optimizer_dtype != Dtype::fp32 && !is_8bit(job.optimizer), "optimizer_dtype", "as fp32");
+  note_gaps_in_training(question, model, gaps);
+}
+
+void note_gaps_in_plan(const Question& question, Gaps& gaps) {
   const Plan& plan = question.plan;
-  if (plan.offload_activations == Offload::none) return false;
-  return plan.offload_activations != Offload::cpu || checkpoint_of(question).mode == eager::CheckpointMode::none || plan.tool.starts_with("torchtitan");
+  gaps.note_if(plan.engine == Engine::other, "engine", fmt::format("as DeepSpeed at stage {}", plan.stage));
+  gaps.note_if(plan.engine == Engine::deepspeed && plan.stage == 0, "engine", "as ZeRO 1 on one rank");
+  gaps.note_if(!tool_is_emulated(question), "tool", "with transformers' model code");
+  gaps.note_if(has_gap_in_checkpointing(question), "checkpoint", plan.recomputed_blocks > 0 ? "as full" : "as none");
+  gaps.note_if(plan.compile, "compile", "as eager PyTorch where memory is asked for");
+  gaps.note_if(plan.fp8, "fp8", "in the compute dtype where memory is asked for");
+}
+
+/// FSDP's CPU offload takes parameters and optimizer together; only what is recomputed has inputs to move.
+void note_gaps_in_offload(const Question& question, Gaps& gaps) {
+  const Plan& plan = question.plan;
+  const Emulated emulated = emulated_engine(question);
+  const bool moves_checkpoints = recomputes(question) && !runs_torchtitan(question);
+  gaps.note_if(plan.offload_activations == Offload::nvme || (plan.offload_activations == Offload::cpu && !moves_checkpoints), "offload_activations", "kept on the device");
+  gaps.note_if(plan.offload_optimizer == Offload::nvme, "offload_optimizer", "kept on the device");
+  gaps.note_if(plan.offload_parameters == Offload::nvme, "offload_parameters", "kept on the device");
+  gaps.note_if(plan.offload_optimizer_ratio < 1 && plan.offload_optimizer != Offload::none, "offload_optimizer_ratio", "as 1");
+  if (is_zero(emulated)) return;
+  const bool offloads_all = plan.offload_parameters == Offload::cpu && emulated != Emulated::single && emulated != Emulated::ddp;
+  gaps.note_if(!offloads_all && (plan.offload_optimizer == Offload::cpu || plan.offload_parameters == Offload::cpu), "offload_optimizer", "kept on the device");
 }
 
 }  // namespace
@@ -394,31 +478,10 @@ eager::StepConditions step_conditions(const Question& question) {
 }
 
 std::vector<EmulationGap> emulation_gaps(const Question& question) {
-  const eager::HfConfig model = model_of({.question = question});
-  const Job& job = question.job;
-  const Plan& plan = question.plan;
-  const Emulated emulated = emulated_engine(question);
   Gaps gaps;
-  gaps.note_if(plan.engine == Engine::other, "engine", fmt::format("as DeepSpeed at stage {}", plan.stage));
-  gaps.note_if(plan.engine == Engine::deepspeed && plan.stage == 0, "engine", "as ZeRO 1 on one rank");
-  gaps.note_if(!tool_is_emulated(question), "tool", "with transformers' model code");
-  gaps.note_if(job.sequence_parallel != model.sequence_ranks, "sequence_parallel", "as sequences of seq / sequence_parallel tokens, attention's exchange left out");
-  gaps.note_if(job.optimizer != Optimizer::adamw && job.optimizer != Optimizer::adam, "optimizer", "as adamw");
-  gaps.note_if(job.optimizer_dtype != question.parameters_dtype() && job.optimizer_dtype != Dtype::fp32, "optimizer_dtype", "as fp32");
-  const bool nf4 = job.lora && job.lora->base_dtype == BaseDtype::nf4;
-  gaps.note_if(job.lora && (job.lora->base_dtype == BaseDtype::int8 || nf4 != model.nf4_blocks), "train", "with a base in 16 bits");
-  gaps.note_if(casts_the_base(emulated) && base_type(question) != model.type, "train", "with a base in the parameters' dtype");
-  gaps.note_if(has_gap_in_checkpointing(question), "checkpoint", plan.recomputed_blocks > 0 ? "as full" : "as none");
-  gaps.note_if(plan.compile, "compile", "as eager PyTorch where memory is asked for");
-  gaps.note_if(plan.fp8, "fp8", "in the compute dtype where memory is asked for");
-  gaps.note_if(has_gap_in_offloaded_activations(question), "offload_activations", "kept on the device");
-  gaps.note_if(plan.offload_optimizer == Offload::nvme, "offload_optimizer", "kept on the device");
-  gaps.note_if(plan.offload_parameters == Offload::nvme, "offload_parameters", "kept on the device");
-  gaps.note_if(plan.offload_optimizer_ratio < 1 && plan.offload_optimizer != Offload::none, "offload_optimizer_ratio", "as 1");
-  const bool offloads = plan.offload_optimizer == Offload::cpu || plan.offload_parameters == Offload::cpu;
-  gaps.note_if(offloads && (emulated == Emulated::fsdp2 || emulated == Emulated::single || emulated == Emulated::ddp), "offload_optimizer", "kept on the device");
-  gaps.note_if(job.lora && emulated == Emulated::fsdp1 && plan.tool == "litgpt", "train", "with adapters in flat parameters of their own");
-  gaps.note_if(job.lora && plan.tool.starts_with("torchtitan") && emulated == Emulated::fsdp2, "train", "as full training");
+  note_gaps_in_job(question, gaps);
+  note_gaps_in_plan(question, gaps);
+  note_gaps_in_offload(question, gaps);
   return gaps.take();
 }
 

@@ -12,26 +12,50 @@ struct Holder {
   Tensor recomputed;
 };
 
-/// A copy without a graph on the other side of the link.
-Tensor moved(const Tensor& tensor, Place place) {
-  Context& context = tensor.context();
-  Scoped there(context.place, place);
-  Tensor copy = empty_like(tensor, place == Place::host ? "checkpoint on the host" : "checkpoint back from the host");
-  place == Place::host ? context.copy_to_host(tensor.bytes()) : context.copy_to_device(tensor.bytes());
-  return copy;
-}
+/// torch.autograd.graph.save_on_cpu(pin_memory=True)
+class HostHooks : public SavedTensorHooks {
+ public:
+  explicit HostHooks(Context& context) : context_(context) {}
 
-Tensors moved(const Tensors& tensors, Place place) {
-  Tensors out;
-  for (const Tensor& tensor : tensors) out.push_back(moved(tensor, place));
-  return out;
-}
+  std::shared_ptr<void> pack(const Tensor& tensor) override {
+    Scoped on_host(context_.place, context_.host);
+    Tensor packed = empty_like(tensor, "offloaded activation");
+    context_.copy_to_host(tensor.bytes());
+    packed.set_requires_grad(tensor.requires_grad());
+    return std::make_shared<Tensor>(std::move(packed));
+  }
+
+  Tensor unpack(const std::shared_ptr<void>& packed) override {
+    const Tensor& on_host = *static_cast<Tensor*>(packed.get());
+    context_.begin_op("offload::copy_to_device");
+    Tensor back = empty_like(on_host, "activation from the host");
+    context_.copy_to_device(back.bytes());
+    back.set_requires_grad(on_host.requires_grad());
+    return back;
+  }
+
+ private:
+  Context& context_;
+};
 
 struct Frame {
   CheckpointFunction function;
   Tensors arguments;
-  std::vector<bool> needed_gradients;  ///< offload only: of the arguments, which are on the host
+  std::shared_ptr<HostHooks> host;                      ///< where arguments wait on the host
+  std::vector<std::shared_ptr<void>> packed_arguments;  ///< in the place of `arguments` then
   bool early_stop = true;
+
+  void offload(Context& context) {
+    host = std::make_shared<HostHooks>(context);
+    for (const Tensor& argument : arguments) packed_arguments.push_back(argument.defined() ? host->pack(argument) : nullptr);
+    arguments.clear();
+  }
+  Tensors arguments_again() const {
+    if (!host) return arguments;
+    Tensors out;
+    for (const std::shared_ptr<void>& packed : packed_arguments) out.push_back(packed ? host->unpack(packed) : Tensor());
+    return out;
+  }
   bool autocast = false;
   ScalarType autocast_type = ScalarType::bf16;
   std::vector<std::weak_ptr<Holder>> holders;
@@ -94,35 +118,25 @@ class CheckpointHooks : public SavedTensorHooks {
     Scoped cache(context_.op_cache, frame_->kept.get());
     try {
       SavedTensorHooksScope hooks(context_, std::make_shared<RecomputationHooks>(*frame_));
-      run_again(context_, frame_->function, arguments_back(), frame_->autocast, frame_->autocast_type);
+      run_again(context_, frame_->function, frame_->arguments_again(), frame_->autocast, frame_->autocast_type);
     } catch (const StopRecomputation&) {
     }
-  }
-
-  Tensors arguments_back() const {
-    if (frame_->needed_gradients.empty()) return frame_->arguments;
-    Tensors out = moved(frame_->arguments, Place::device);
-    for (std::size_t i = 0; i < out.size(); ++i) out[i].set_requires_grad(frame_->needed_gradients[i]);
-    return out;
   }
 
   Context& context_;
   std::shared_ptr<Frame> frame_;
 };
 
-Tensors non_reentrant(Context& context, CheckpointFunction function, const Tensors& arguments, bool selective, bool early_stop, bool offload) {
+Tensors non_reentrant(Context& context, CheckpointFunction function, const Tensors& arguments, bool selective, const CheckpointOptions& options) {
   auto frame = std::make_shared<Frame>();
-  frame->early_stop = early_stop;
+  frame->early_stop = options.early_stop;
   if (selective) frame->kept = std::make_unique<OpCache>();
   Scoped cache(context.op_cache, frame->kept.get());
   frame->function = std::move(function);
   frame->arguments = arguments;
+  if (options.offload_inputs) frame->offload(context);
   frame->autocast = context.autocast.enabled;
   frame->autocast_type = context.autocast.type;
-  if (offload) {
-    for (const Tensor& argument : arguments) frame->needed_gradients.push_back(argument.requires_grad());
-    frame->arguments = moved(arguments, Place::host);
-  }
   SavedTensorHooksScope hooks(context, std::make_shared<CheckpointHooks>(context, frame));
   return frame->function(arguments);
 }
@@ -134,8 +148,7 @@ void reentrant_formula(BackwardCall& call, const CheckpointFunction& function, b
     if (!call.gradients[i].defined()) call.gradients[i] = empty(context, kinds[i].shape, kinds[i].type, "zeros for no gradient");
   Tensors inputs;
   for (std::size_t i = 0; i < call.node.edges.size(); ++i) {
-    const Tensor saved = call.saved(static_cast<int>(i));
-    inputs.push_back(saved.storage().place == Place::host && context.place == Place::device ? moved(saved, Place::device) : saved.detach());
+    inputs.push_back(call.saved(static_cast<int>(i)).detach());
     inputs.back().set_requires_grad(call.needs(i));
   }
   const Tensors outputs = run_again(context, function, inputs, autocast, type);
@@ -150,10 +163,13 @@ std::vector<OutputKind> kinds_of(const Tensors& outputs) {
   return out;
 }
 
-Tensors reentrant(Context& context, CheckpointFunction function, const Tensors& arguments, bool offload) {
+Tensors reentrant(Context& context, CheckpointFunction function, const Tensors& arguments, bool offload_inputs) {
   Recording recording(context, "CheckpointFunctionBackward", std::span<const Tensor>(arguments));
-  if (recording)
-    for (const Tensor& argument : arguments) recording->save(offload ? moved(argument, Place::host) : argument);
+  if (recording) {
+    std::optional<SavedTensorHooksScope> to_host;
+    if (offload_inputs) to_host.emplace(context, std::make_shared<HostHooks>(context));
+    for (const Tensor& argument : arguments) recording->save(argument);
+  }
   Tensors outputs;
   {
     Scoped no_grad(context.grad_enabled, false);
@@ -169,10 +185,10 @@ Tensors reentrant(Context& context, CheckpointFunction function, const Tensors& 
 
 }  // namespace
 
-Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments, bool early_stop, bool offload) {
+Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments, const CheckpointOptions& options) {
   assert(mode != CheckpointMode::none);
-  if (mode == CheckpointMode::reentrant) return reentrant(context, std::move(function), arguments, offload);
-  return non_reentrant(context, std::move(function), arguments, mode == CheckpointMode::selective, early_stop, offload);
+  if (mode == CheckpointMode::reentrant) return reentrant(context, std::move(function), arguments, options.offload_inputs);
+  return non_reentrant(context, std::move(function), arguments, mode == CheckpointMode::selective, options);
 }
 
 }  // namespace zeroplan::eager

@@ -17,21 +17,23 @@ enum class CheckpointMode : std::uint8_t { none, non_reentrant, reentrant, selec
 struct BlockCheckpoints {
   CheckpointMode mode = CheckpointMode::none;
   std::int64_t every = 1;                    ///< of every so many blocks the last one (torchtitan's selective_ac_option)
+  bool offload_inputs = false;               ///< to pinned host memory (torch.autograd.graph.save_on_cpu around the checkpoint; ALST's checkpoint function)
   std::optional<std::int64_t> first_blocks = std::nullopt;  ///< only among so many at the front (Megatron's recompute_method block, InternEvo's checkpoint fraction)
-
-  bool offload = false;                      ///< what a checkpoint keeps, the block's input, waits on the host (ALST's checkpoint offload, torch's save_on_cpu around it)
 
   CheckpointMode of_block(std::int64_t block) const {
     return (block + 1) % every == 0 && block < first_blocks.value_or(block + 1) ? mode : CheckpointMode::none;
   }
 };
 
+struct CheckpointOptions {
+  bool early_stop = true;       ///< else a recomputation runs to the function's end (torchtitan's default)
+  bool offload_inputs = false;  ///< arguments wait on the host: their device copies die when nobody else holds them
+};
+
 using CheckpointFunction = std::function<Tensors(const Tensors& arguments)>;
 
 /// Calls function(arguments) under a checkpoint. `mode` is not none; selective: non_reentrant that keeps attention's and every second mm's results
 /// (torchtitan's operator policy, torch.utils.checkpoint.create_selective_checkpoint_contexts).
-/// Without early_stop a recomputation runs to the function's end (torchtitan's default).
-/// offload: `arguments` are kept on the host and come back for the recomputation.
-Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments, bool early_stop = true, bool offload = false);
+Tensors checkpoint(Context& context, CheckpointMode mode, CheckpointFunction function, const Tensors& arguments, const CheckpointOptions& options = {});
 
 }  // namespace zeroplan::eager

@@ -254,7 +254,7 @@ class DdpEngine {
 
   Tensor forward(const Tensor& ids) {
     std::optional<AutocastScope> autocast;
-    if (job_.lora.trained_type(job_.model.type) == ScalarType::fp32 && job_.compute_type != ScalarType::fp32) autocast.emplace(context_, true, job_.compute_type);
+    if (trained_type(job_.model, job_.lora) == ScalarType::fp32 && job_.compute_type != ScalarType::fp32) autocast.emplace(context_, true, job_.compute_type);
     sync_ = !job_.no_sync || ++micro_steps_ % job_.size.accumulate == 0;
     return model_->loss(ids);
   }
@@ -292,7 +292,7 @@ DdpEngine::DdpEngine(Context& context, const DdpJob& job) : context_(context), j
   Tensors trained;
   std::copy_if(parameters_.begin(), parameters_.end(), std::back_inserter(trained), [](const Tensor& p) { return p.requires_grad(); });
   reducer_.emplace(context, std::move(trained), options_of(job));
-  optimizer_.emplace(context, job.kernel, parameters_);
+  optimizer_.emplace(context, job.kernel, parameters_, job.rule);
   wrap();
 }
 

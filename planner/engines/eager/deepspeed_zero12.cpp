@@ -433,7 +433,9 @@ void DeepSpeedZeroOptimizer::initialize_optimizer_states() {
 }
 
 void DeepSpeedZeroOptimizer::create_gradient_handling_hooks() {
-  for (const auto& p : group_) p->param.on_gradient_accumulated([this, one = p.get()](Tensor&) { process_gradients(*one); });
+  for (const auto& p : group_) p->param.on_gradient_accumulated([this, one = p.get()](Tensor&) {
+      if (!context_.gradients_incomplete) process_gradients(*one);
+    });
 }
 
 // ---- buckets

@@ -251,6 +251,7 @@ void Stage3Optimizer::create_reduce_and_remove_grad_hooks() {
 // ---- backward -----------------------------------------------------------------------------------------------------------------------------
 
 void Stage3Optimizer::reduce_ready_partitions_and_remove_grads(ZeroParam& param) {
+  if (context_.gradients_incomplete) return;
   if (bucket_.elems + param.ds_numel > job_.reduce_bucket_elems && bucket_.elems > 0) reduce_and_partition_ipg_grads();
   add_grad_to_ipg_bucket(param);
 }

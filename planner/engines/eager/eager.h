@@ -307,6 +307,7 @@ class Context {
   Where where;
   bool grad_enabled = true;
   bool in_backward = false;
+  bool gradients_incomplete = false;  ///< of parameters that a tiled function accumulates into (DeepSpeed's ds_grad_is_ready is false)
   Autocast autocast;
   std::vector<std::shared_ptr<SavedTensorHooks>> saved_tensor_hooks;
   OpCache* op_cache = nullptr;

@@ -53,20 +53,18 @@ class FsdpModule {
 
   void register_hooks();
   FlatParamHandle& handle() { return handle_; }
-  const Module& module() const { return module_; }
 
  private:
   void lazy_init();
   void root_pre_forward();
   void pre_forward();
+  void register_post_backward_reshard_only_hook(const Arguments& arguments);
+  void reshard_only();
   void cast_forward_inputs(Arguments& arguments) const;
   void post_forward(Tensors& outputs);
   void pre_backward();
   void register_post_backward_hook();
-  void register_post_backward_reshard_only_hook(const Arguments& arguments);
-  bool is_recomputed() const { return handle_.training_state == FlatParamState::backward_pre; }
   void post_backward();
-  void post_backward_reshard();
   void post_backward_final_callback();
   void finalize();
   void unshard();
@@ -88,8 +86,11 @@ class FsdpModule {
   bool is_root_;
   bool needs_pre_forward_unshard_ = false, needs_pre_backward_unshard_ = false, ran_pre_backward_hook_ = false, prefetched_ = false;
   std::optional<std::size_t> pre_forward_index_, post_forward_index_;
-  bool reshard_hooked_ = false;   ///< _post_backward_hook_handle, of frozen parameters
+  struct ReshardOnlyHook {
+    int missing = 0;  ///< gradients of inputs
+  };
   Ref<Node> hooked_accumulator_;  ///< _post_backward_hook_state
+  std::shared_ptr<ReshardOnlyHook> reshard_only_hook_;  ///< the same, of a frozen flat parameter
   Tensor incoming_gradient_;      ///< the engine holds what it gives to a node until the node's hooks have run
 };
 
@@ -103,12 +104,14 @@ FsdpModule::FsdpModule(FsdpRootState& root_state, Module& module, const Tensors&
 void FsdpModule::register_hooks() {
   module_.pre_hooks.insert(module_.pre_hooks.begin(), [this](Module&, Arguments& arguments) {
     if (is_root_) root_pre_forward();
-    if (is_recomputed()) return;
+    if (handle_.training_state == FlatParamState::backward_pre) return;  // recomputed after its own backward began
     pre_forward();
-    cast_forward_inputs(arguments);
+    if (is_root_) cast_forward_inputs(arguments);  // MixedPrecision.cast_root_forward_inputs
     register_post_backward_reshard_only_hook(arguments);
   });
-  module_.post_hooks.push_back([this](Module&, Arguments&, Tensors& outputs) { post_forward(outputs); });
+  module_.post_hooks.push_back([this](Module&, Arguments&, Tensors& outputs) {
+    if (handle_.training_state != FlatParamState::backward_pre) post_forward(outputs);
+  });
 }
 
 void FsdpModule::lazy_init() {
@@ -148,7 +151,6 @@ void FsdpModule::pre_forward() {
   register_post_backward_hook();
 }
 
-/// Of the root (cast_root_forward_inputs). Inputs of other units differ only where peft casts to fp32 adapters, which autocast's linear undoes as this does.
 void FsdpModule::cast_forward_inputs(Arguments& arguments) const {
   for (Tensors* list : {&arguments.positional, &arguments.keyword})
     for (Tensor& tensor : *list)
@@ -156,7 +158,6 @@ void FsdpModule::cast_forward_inputs(Arguments& arguments) const {
 }
 
 void FsdpModule::post_forward(Tensors& outputs) {
-  if (is_recomputed()) return;
   if (!post_forward_index_.value_or(0)) post_forward_index_ = root_state_.post_forward_order.size();
   root_state_.post_forward_order.push_back(this);
   reshard(!is_root_ && options_.reshards_after_forward());
@@ -250,27 +251,26 @@ void FsdpModule::register_post_backward_hook() {
   });
 }
 
-/// register_multi_grad_hook on the inputs: runs when all their gradients are complete.
+/// register_multi_grad_hook: once all inputs that need gradients have them. Without such inputs the end of backward reshards.
 void FsdpModule::register_post_backward_reshard_only_hook(const Arguments& arguments) {
-  if (!context_.grad_enabled || reshard_hooked_ || handle_.flat_param.requires_grad()) return;
-  reshard_hooked_ = true;
-  const auto missing = std::make_shared<std::int64_t>(0);
+  if (!context_.grad_enabled || reshard_only_hook_ || handle_.flat_param.requires_grad()) return;
+  reshard_only_hook_ = std::make_shared<ReshardOnlyHook>();
+  const std::shared_ptr<ReshardOnlyHook> hook = reshard_only_hook_;
   for (const Tensors* list : {&arguments.positional, &arguments.keyword})
     for (const Tensor& tensor : *list) {
       if (!tensor.defined() || !tensor.requires_grad()) continue;
-      ++*missing;
-      tensor.register_hook([this, missing](const Tensor&) {
-        if (--*missing == 0) {
-          Scoped here(context_.where, module_.where);
-          handle_.training_state = FlatParamState::backward_post;
-          post_backward_reshard();
-        }
+      ++hook->missing;
+      tensor.register_hook([this, hook](const Tensor&) {
+        if (--hook->missing == 0 && hook == reshard_only_hook_) reshard_only();
         return Tensor();
       });
     }
 }
 
-void FsdpModule::post_backward_reshard() {
+/// _post_backward_reshard_only_hook
+void FsdpModule::reshard_only() {
+  Scoped here(context_.where, module_.where);
+  handle_.training_state = FlatParamState::backward_post;
   reshard(should_free_in_backward());
   prefetch(FlatParamState::backward_pre);
 }
@@ -283,7 +283,8 @@ void FsdpModule::post_backward() {
   handle_.training_state = FlatParamState::backward_post;
   const Tensor& flat_param = handle_.flat_param;
   if (!flat_param.grad().defined()) return;
-  post_backward_reshard();
+  reshard(should_free_in_backward());
+  prefetch(FlatParamState::backward_pre);
   if (!root_state_.sync_gradients) {
     if (options_.use_orig_params) handle_.use_unsharded_grad_views();
     return;
@@ -353,7 +354,7 @@ void FsdpModule::post_backward_final_callback() {
 void FsdpModule::finalize() {
   Scoped here(context_.where, module_.where);
   if (!handle_.is_resharded()) reshard(should_free_in_backward());
-  reshard_hooked_ = false;
+  reshard_only_hook_.reset();
   if (hooked_accumulator_) hooked_accumulator_->hook_lists.reset();
   hooked_accumulator_.reset();
   if (root_state_.sync_gradients && handle_.flat_param.requires_grad()) handle_.prepare_gradient_for_optim();
@@ -415,20 +416,13 @@ void clip_sharded_grad_norm(Context& context, const Tensors& parameters, const F
   }
 }
 
-std::unique_ptr<CausalLm> make_model(Context& context, const Fsdp1Job& job) {
-  Scoped place(context.place, job.made_on_meta ? Place::meta : context.place);
-  return make_causal_lm(context, job.model, job.lora, job.checkpoint);
-}
-
-/// peft's fsdp_auto_wrap_policy: a module without children whose weight is trained.
-bool is_trained_leaf(const Module& module) { return module.children.empty() && !module.own_parameters.empty() && module.own_parameters[0].second.requires_grad(); }
-
 class Fsdp1Engine {
  public:
-  Fsdp1Engine(Context& context, const Fsdp1Job& job) : context_(context), job_(job), boundary_(job.size.accumulate), model_(make_model(context, job)) {
-    wrap_all();
+  Fsdp1Engine(Context& context, const Fsdp1Job& job) : context_(context), job_(job), boundary_(job.size.accumulate) {
+    make_model();
+    wrap();
     for (const auto& module : state_.all) module->handle().collect_parameters(parameters_);
-    optimizer_.emplace(context, job.kernel, parameters_);
+    optimizer_.emplace(context, job.kernel, parameters_, job.rule);
   }
 
   Tensor forward(const Tensor& ids) {
@@ -450,9 +444,10 @@ class Fsdp1Engine {
 
  private:
   void clip();
-  /// auto_wrap: in each block trained modules first where the rest is frozen, then the block; in the end what is left.
-  void wrap_all();
-  void wrap(Module& module, Tensors& flattened);
+  void make_model();
+  /// auto_wrap: each block after the adapters in it, then what is left.
+  void wrap();
+  void wrap_module(Module& module, Tensors& flattened);
 
   Context& context_;
   const Fsdp1Job& job_;
@@ -480,31 +475,54 @@ void Fsdp1Engine::clip() {
   clip_grad_norm(context_, parameters_);
 }
 
-void Fsdp1Engine::wrap(Module& module, Tensors& flattened) {
+void Fsdp1Engine::make_model() {
+  Scoped place(context_.place, job_.made_on_meta ? Place::meta : context_.place);
+  model_ = CausalLm::make(context_, job_.model);
+  set_up(*model_, job_.lora, job_.checkpoint);
+}
+
+namespace {
+/// lambda_policy_fn: leaves with a weight that is trained.
+bool is_adapter(const Module& module) { return module.children.empty() && !module.own_parameters.empty() && module.own_parameters[0].second.requires_grad(); }
+
+/// Where a unit was made without memory, it gets it now.
+void materialise(Context& context, Module& module, const Tensors& params) {
+  Scoped category(context.category, Category::parameters);
+  Tensors tensors = params;
+  for (Module* below : module.modules()) tensors.insert(tensors.end(), below->own_buffers.begin(), below->own_buffers.end());
+  for (const Tensor& tensor : tensors)
+    if (tensor.storage().place == Place::meta) tensor.set_data(empty_like(tensor, "FSDP materialised parameter"));
+}
+}  // namespace
+
+void Fsdp1Engine::wrap_module(Module& module, Tensors& flattened) {
   Scoped here(context_.where, module.where);
   Tensors params;
   for (const Tensor& p : module.parameters())
     if (std::find(flattened.begin(), flattened.end(), p) == flattened.end()) params.push_back(p);
-  state_.all.push_back(std::make_unique<FsdpModule>(state_, module, params, options_of(job_), &module == model_.get()));
-  state_.all.back()->register_hooks();
-  for (const Tensor& p : module.parameters()) flattened.push_back(p);
+  materialise(context_, module, params);
+  auto wrapped = std::make_unique<FsdpModule>(state_, module, params, options_of(job_), &module == model_.get());
+  wrapped->register_hooks();
+  for (const Tensor& p : module.parameters()) flattened.push_back(p);  // views of the flat parameter by now, without use_orig_params
+  state_.all.push_back(std::move(wrapped));
 }
 
-void Fsdp1Engine::wrap_all() {
+void Fsdp1Engine::wrap() {
   if (job_.use_orig_params) {  // _get_dtype_size asks a tensor
     Scoped on_host(context_.place, context_.host);
     empty(context_, Shape{}, options_of(job_).param_type, "FSDP element size");
   }
   Tensors flattened;
   for (Module* block : model_->blocks()) {
-    for (Module* below : block->modules())
-      if (job_.lora.rank > 0 && is_trained_leaf(*below)) wrap(*below, flattened);
-    wrap(*block, flattened);
+    const auto first_below = static_cast<std::ptrdiff_t>(state_.all.size());
+    if (job_.lora.rank > 0 && job_.wraps_adapters)
+      for (Module* below : block->modules())
+        if (is_adapter(*below)) wrap_module(*below, flattened);
+    wrap_module(*block, flattened);
+    std::rotate(state_.all.begin() + first_below, state_.all.end() - 1, state_.all.end());  // modules(): parents first
   }
-  wrap(*model_, flattened);
-  const std::vector<Module*> order = model_->modules();
-  const auto place_of = [&](const std::unique_ptr<FsdpModule>& wrapped) { return std::find(order.begin(), order.end(), &wrapped->module()); };
-  std::sort(state_.all.begin(), state_.all.end(), [&](const auto& a, const auto& b) { return place_of(a) < place_of(b); });
+  wrap_module(*model_, flattened);
+  std::rotate(state_.all.begin(), state_.all.end() - 1, state_.all.end());
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 // FSDP1 (torch 2.11, torch.distributed.fsdp.FullyShardedDataParallel) on the emulated framework: what rank 0 of a job asks of memory. Wrapped as HF Trainer, accelerate
-// and llm-foundry do: one FlatParameter for every decoder block and one for what is left (the root); checkpoints lie inside the wrapped blocks.
+// and llm-foundry do: one FlatParameter for every decoder block and one for what is left (the root); checkpoints lie inside the wrapped blocks. With LoRA each adapter matrix
+// is a unit of its own inside its block (peft's fsdp_auto_wrap_policy, llama-recipes, torchtune, fsdp_qlora), so that the block's flat parameter is frozen: it has no gradient and is
+// resharded when the gradient of its input is there. Without wraps_adapters a flat parameter holds both kinds, and its gradient covers them all.
 //
 // Terms, as in _flat_param.py. Flat parameter: the parameters of a unit in one 1-D tensor, each padded to 16 bytes and the whole to the ranks (use_orig_params), cut into
 // equal shards. Local shard: this rank's piece in the stored dtype. Low precision shard: its cast, alive until the all-gather has read it. Padded unsharded flat parameter:
@@ -9,12 +11,7 @@
 // reduce_dtype and the sharded result. The root is gathered from its forward to its backward. Sharded gradients outlive zero_grad: they die when the next forward begins.
 // The streams' pools: low precision shards Stream::h2d (FSDP's pre-unshard stream), unsharded parameters and gradients Stream::gather (autograd runs split's backward on the
 // stream where the views were made: the unshard stream), what is reduced Stream::reduce (the post-backward stream; HSDP's all-reduce stream is counted as it too).
-// Frees that wait for an event are done at once. Not here: FSDP's limit on gathers in flight (a replay's frees_wait: 2), buffers' dtype,
-// communication hooks.
-//
-// Adapters. Each trained module without children is a unit of its own inside its block (peft's fsdp_auto_wrap_policy; so do llama-recipes and fsdp_qlora), so that a block's
-// flat parameter is frozen: it has no gradient and no optimizer states, and is resharded when its inputs' gradients are complete. Units inside a checkpoint are gathered again by
-// the recomputation. In one flat parameter with frozen ones, which use_orig_params allows, trained parameters would need a gradient of the whole: not here.
+// Frees that wait for an event are done at once. Not here: FSDP's limit on gathers in flight (a replay's frees_wait: 2), buffers' dtype, communication hooks.
 #pragma once
 
 #include <cstdint>
@@ -46,10 +43,13 @@ struct Fsdp1Job {
   bool cpu_offload = false;  ///< CPUOffload(offload_params=True): shards, gradients and optimizer on the host
   bool no_sync = false;      ///< unsharded gradients pile up until the last micro batch of a step; else every micro batch reduces
   BlockCheckpoints checkpoint;
-  LoraConfig lora;           ///< rank 0: full training
   std::optional<ScalarType> autocast_type;  ///< forward under torch.autocast
   OptimizerKernel kernel = OptimizerKernel::foreach;
-  bool made_on_meta = false;  ///< the model is made without memory, and each unit's flat parameter on the device before it is sharded; else whole on every GPU first
+  OptimizerRule rule = OptimizerRule::adamw;
+  LoraConfig lora;  ///< rank 0: full training
+  bool wraps_adapters = true;
+  /// The model is made on the meta device or the host, and each unit comes to the device when it is wrapped (param_init_fn; device_id with sync_module_states); else whole on every GPU first.
+  bool made_on_meta = false;
 };
 
 /// Runs the job (FSDP.clip_grad_norm_, AdamW, zero_grad), reporting to `recorder`. Requested bytes of rank 0.

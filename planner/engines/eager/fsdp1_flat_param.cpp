@@ -96,7 +96,7 @@ void FlatParamHandle::flatten(const Tensors& params, Module& module) {
   if (options_.use_orig_params) pad_to(options_.ranks, padding);
   flat_param = flat_buffer(context_, unsharded_elems_, orig_type_, "FSDP flat parameter", Category::parameters);
   context_.moves(2 * flat_param.bytes());
-  flat_param.set_requires_grad(params[0].requires_grad());
+  flat_param.set_requires_grad(std::any_of(originals_.begin(), originals_.end(), [](const OriginalParam& original) { return original.param.requires_grad(); }));
   if (options_.use_orig_params) return;
   for (OriginalParam& original : originals_) original.param.reset();
 }
@@ -274,7 +274,7 @@ void FlatParamHandle::use_sharded_grad_views() {
   const Tensor grad = sharded_grad();
   for (OriginalParam& original : originals_) {
     const Tensor& param = original.param;
-    if (!grad.defined() || original.shard_elems == 0) {
+    if (!grad.defined() || original.shard_elems == 0 || !param.requires_grad()) {
       param.set_grad({});
       continue;
     }

@@ -1,6 +1,6 @@
 // FlatParamHandle (torch 2.11, torch/distributed/fsdp/_flat_param.py) on the emulated framework: one flat parameter, its shard, its unsharded form and its gradients,
 // and what the original parameters are views of meanwhile. Terms as in fsdp1.h. When what happens is decided in fsdp1.cpp.
-// Not here: summoning full parameters, evaluation, flat parameters that are frozen in part, gradients that users replaced.
+// Not here: summoning full parameters, evaluation, gradients that users replaced.
 #pragma once
 
 #include <cstdint>
@@ -48,9 +48,9 @@ class FlatParamHandle {
   void use_sharded_grad_views();
   void use_unsharded_grad_views();
   void reset_flat_param_grad_info_if_needed();
+  bool is_resharded() const { return &flat_param.storage() == &local_shard_.storage() && !skipped_use_sharded_views(); }
   /// What the optimizer is given.
   void collect_parameters(Tensors& out) const;
-  bool is_resharded() const { return flat_param.get()->storage == local_shard_.get()->storage && !skipped_use_sharded_views(); }
 
   FlatParamState training_state = FlatParamState::idle;
   Tensor flat_param;

@@ -27,6 +27,7 @@ struct FsdpOptions {
   bool has_divide_factor = false;  ///< set_gradient_divide_factor was called
   ScalarType param_type = ScalarType::bf16;
   ScalarType reduce_type = ScalarType::fp32;
+  bool cpu_offload = false;
 };
 
 /// _get_dim0_padded_size
@@ -78,7 +79,13 @@ FsdpParam::FsdpParam(const Tensor& param, Module& root, const FsdpOptions& optio
   Shape sharded_size = orig_size_;
   sharded_size.sizes[0] = divide_up(orig_size_.sizes[0], options.shard_ranks);
   Scoped category(context.category, Category::parameters);
-  const Tensor padded = empty(context, sharded_size.contiguous(), param.type(), "FSDP sharded parameter");
+  Tensor padded;
+  if (!options.cpu_offload || param.storage().place != Place::meta) padded = empty(context, sharded_size.contiguous(), param.type(), "FSDP sharded parameter");
+  if (options.cpu_offload) {
+    Scoped on_host(context.place, context.host);
+    context.copy_to_host(sharded_size.elems() * size_of(param.type()));
+    padded = empty(context, sharded_size.contiguous(), param.type(), "FSDP sharded parameter");
+  }
   sharded_param_data = alias(padded, Shape{padded.elems()});
   sharded_param = padded.detach();
   sharded_param.set_requires_grad(param.requires_grad());
@@ -141,8 +148,8 @@ class FsdpParamGroup {
   void unshard();
   void wait_for_unshard();
   void copy_without_gather();
-  bool is_cast(const FsdpParam& param) const { return param.sharded_param_data.type() != options_.param_type; }
   Tensor cast_of(const Tensor& shard);
+  Tensors all_gather_inputs();
   void copy_out();
   void reshard();
   void register_post_backward_hook(Arguments& arguments);
@@ -156,7 +163,7 @@ class FsdpParamGroup {
   FsdpOptions options_;
   bool reshard_after_forward_;
   std::vector<FsdpParam> params_;
-  ScalarType orig_type_;  ///< of the trained ones
+  ScalarType orig_type_;  ///< of the trained parameters, which must agree
   bool unsharded_ = false;
   bool gather_pending_ = false;
   Tensor all_gather_result_;
@@ -168,29 +175,44 @@ class FsdpParamGroup {
 
 FsdpParamGroup::FsdpParamGroup(FsdpContext& shared, const Tensors& params, Module& root, const FsdpOptions& options, bool reshard_after_forward)
     : shared_(shared), context_(params[0].context()), options_(options), reshard_after_forward_(reshard_after_forward), orig_type_(params[0].type()) {
-  const auto trained = std::find_if(params.begin(), params.end(), [](const Tensor& param) { return param.requires_grad(); });
-  if (trained != params.end()) orig_type_ = trained->type();
+  for (const Tensor& param : params)
+    if (param.requires_grad()) orig_type_ = param.type();
   params_.reserve(params.size());
   for (const Tensor& param : params) params_.emplace_back(param, root, options);
 }
 
-/// foreach_all_gather: shards of another dtype are cast into one flat input; others are copied into the output as they are.
+/// _get_param_all_gather_inputs: shards of another dtype are cast into one flat input; others are copied into the output as they are.
+/// With CPU offload each is copied to the device and cast by itself.
+Tensors FsdpParamGroup::all_gather_inputs() {
+  Tensors made;
+  std::int64_t cast_elems = 0, cast_bytes = 0;
+  for (const FsdpParam& param : params_) {
+    Tensor shard = param.sharded_param_data;
+    const bool casts = shard.type() != options_.param_type;
+    if (options_.cpu_offload) {
+      context_.copy_to_device(shard.bytes());
+      shard = buffer(context_, shard.elems(), shard.type(), "FSDP shard on the device", Category::communication_buffers, Stream::gather);
+      if (casts) shard = cast_of(shard);
+      made.push_back(shard);
+    } else if (casts) {
+      cast_elems += shard.elems();
+      cast_bytes += shard.bytes();
+    }
+  }
+  if (cast_elems == 0) return made;
+  made.push_back(buffer(context_, cast_elems, options_.param_type, "FSDP all-gather input", Category::communication_buffers, Stream::gather));
+  context_.moves(cast_bytes + made.back().bytes());
+  return made;
+}
+
+/// foreach_all_gather
 Tensor FsdpParamGroup::foreach_all_gather() {
   context_.begin_op("FSDP::all_gather");
-  std::int64_t input_elems = 0, cast_elems = 0, cast_bytes = 0;
-  for (const FsdpParam& param : params_) {
-    input_elems += param.sharded_param_data.elems();
-    if (!is_cast(param)) continue;
-    cast_elems += param.sharded_param_data.elems();
-    cast_bytes += param.sharded_param_data.bytes();
-  }
-  Tensor flat_copy_input;
+  std::int64_t input_elems = 0;
+  for (const FsdpParam& param : params_) input_elems += param.sharded_param_data.elems();
   Scoped on_stream(context_.stream, Stream::gather);
   const std::int64_t input_bytes = input_elems * size_of(options_.param_type);
-  if (cast_elems > 0) {
-    flat_copy_input = buffer(context_, cast_elems, options_.param_type, "FSDP all-gather input", Category::communication_buffers, Stream::gather);
-    context_.moves(cast_bytes + flat_copy_input.bytes());
-  }
+  const Tensors inputs = all_gather_inputs();
   Tensor output = buffer(context_, input_elems * options_.shard_ranks, options_.param_type, "FSDP all-gather output", Category::communication_buffers, Stream::gather);
   context_.moves(2 * input_bytes);  // all_gather_copy_in
   context_.collective({.kind = CollectiveKind::all_gather, .payload_bytes = output.bytes(), .ranks = options_.shard_ranks});
@@ -206,7 +228,7 @@ void FsdpParamGroup::unshard() {
 
 Tensor FsdpParamGroup::cast_of(const Tensor& shard) {
   context_.moves(shard.elems() * (size_of(shard.type()) + size_of(options_.param_type)));
-  return buffer(context_, shard.elems(), options_.param_type, "FSDP all-gather input", Category::communication_buffers, Stream::compute);
+  return buffer(context_, shard.elems(), options_.param_type, "FSDP all-gather input", Category::communication_buffers, context_.stream);
 }
 
 /// split_with_sizes_copy, after the all-gather.
@@ -229,7 +251,11 @@ void FsdpParamGroup::copy_without_gather() {
   Tensor all_gather_input;
   for (FsdpParam& param : params_) {
     Tensor input = param.sharded_param_data;
-    if (is_cast(param)) input = cast_of(input);
+    if (options_.cpu_offload) {
+      context_.copy_to_device(input.bytes());
+      input = buffer(context_, input.elems(), input.type(), "FSDP shard on the device", Category::communication_buffers, Stream::compute);
+    }
+    if (input.type() != options_.param_type) input = cast_of(input);
     context_.moves(2 * input.bytes());
     all_gather_input = std::move(input);
     param.init_all_gather_outputs(1, options_.param_type);
@@ -359,8 +385,15 @@ void FsdpParamGroup::foreach_reduce(std::vector<FsdpParam*>& params, Tensors& un
 
 void FsdpParamGroup::accumulate_sharded_grads(const std::vector<FsdpParam*>& params, const Tensor& reduce_output) {
   for (FsdpParam* param : params) {
-    if (!param->sharded_param.grad().defined()) param->sharded_param.set_grad(alias(reduce_output, param->sharded_param.shape()));
-    else context_.moves(3 * param->sharded_param.grad().bytes());  // added in place
+    const Tensor& sharded = param->sharded_param;
+    Scoped place(context_.place, options_.cpu_offload ? context_.host : context_.place);
+    Tensor grad = alias(reduce_output, sharded.shape());
+    if (options_.cpu_offload) {
+      context_.copy_to_host(grad.bytes());
+      grad = alias(buffer(context_, grad.elems(), orig_type_, "FSDP sharded gradients", Category::gradients, Stream::reduce), sharded.shape());
+    }
+    if (!sharded.grad().defined()) sharded.set_grad(grad);
+    else context_.moves(3 * grad.bytes());  // added in place
   }
 }
 
@@ -529,14 +562,19 @@ FsdpOptions options_of(const Fsdp2Job& job) {
           .copies = job.world_ranks / job.shard_group_ranks,
           .has_divide_factor = job.tool == Fsdp2Job::Tool::torchtitan,  // disable_fsdp_gradient_division
           .param_type = job.compute_type,
-          .reduce_type = job.reduce_type};
+          .reduce_type = job.reduce_type,
+          .cpu_offload = job.cpu_offload};
 }
 
 /// engine_fake.py: blocks in checkpoint_wrapper, then fully_shard(block), fully_shard(model). By default the root is not resharded (_lazy_init).
 void make_transformers(Context& context, const Fsdp2Job& job, Trainee& trainee) {
   Scoped place(context.place, job.made_on_meta ? Place::meta : context.place);
-  std::unique_ptr<CausalLm> model = make_causal_lm(context, job.model, job.lora, job.checkpoint);
+  std::unique_ptr<CausalLm> model = CausalLm::make(context, job.model);
   context.place = place.old();
+  {
+    Scoped adapters(context.place, job.made_on_meta ? Place::meta : context.place);
+    set_up(*model, job.lora, job.checkpoint);
+  }
   Wrapping wrapping(trainee.fsdp, *model, options_of(job));
   for (Module* block : model->blocks()) wrapping.fully_shard({block}, job.reshard != Reshard::never);
   wrapping.fully_shard({model.get()}, job.reshard == Reshard::always);
@@ -565,7 +603,7 @@ class Fsdp2Engine {
     if (job.tool == Fsdp2Job::Tool::transformers) make_transformers(context, job, trainee_);
     else make_torchtitan(context, job, trainee_);
     parameters_ = trainee_.model->parameters();
-    optimizer_.emplace(context, job.kernel, parameters_);
+    optimizer_.emplace(context, job.kernel, parameters_, job.rule);
   }
 
   Tensor forward(const Tensor& ids) { return trainee_.loss(ids); }
@@ -575,12 +613,19 @@ class Fsdp2Engine {
     if (!boundary_.reached()) return;
     Scoped no_grad(context_.grad_enabled, false);
     context_.collective({.kind = CollectiveKind::all_reduce, .payload_bytes = size_of(ScalarType::fp32), .ranks = world_ranks_});  // of the norm
-    clip_grad_norm(context_, parameters_);
+    clip();
     optimizer_->step();
     optimizer_->zero_grad();
   }
 
  private:
+  /// The host waits for the gradients' copies.
+  void clip() {
+    Scoped place(context_.place, parameters_.front().storage().place);
+    if (context_.place != place.old()) context_.synchronize();
+    clip_grad_norm(context_, parameters_);
+  }
+
   Context& context_;
   StepBoundary boundary_;
   std::int64_t world_ranks_;

@@ -8,7 +8,9 @@
 // What outlives what, in forward: a group's all-gather output is kept until the next group's was copied out, or the root's forward ends. In backward: the next group is gathered
 // before a group's backward begins (prefetch); a reduce-scatter input is kept until the next one is made; the gradients are views of the reduce-scatter output
 // (or of its cast to the parameters' dtype) until zero_grad, or are added to the ones of earlier micro batches.
-// Streams wait for each other as in torch, for time (work.h); memory that waits for an event there is released at once here. Not here: CPU offload, reshard to a number of ranks, float8, compile.
+// Streams wait for each other as in torch, for time (work.h); memory that waits for an event there is released at once here. Frozen parameters (LoRA) are sharded and gathered as others are,
+// without gradients and optimizer states. With CPU offload shards, reduced gradients and the optimizer are the host's: a shard is copied to the device before its all-gather.
+// Not here: reshard to a number of ranks, float8, compile.
 #pragma once
 
 #include <cstdint>
@@ -32,10 +34,12 @@ struct Fsdp2Job {
   Reshard reshard = Reshard::by_default;
   BlockCheckpoints checkpoint;        ///< transformers; by checkpoint_wrapper, so never re-entrant
   TitanCheckpoint titan_checkpoint;  ///< torchtitan
-  LoraConfig lora;  ///< transformers; rank 0: full training. Frozen parameters travel with their group; only trained ones are reduced and updated
   ScalarType compute_type = ScalarType::bf16;
   ScalarType reduce_type = ScalarType::fp32;
   OptimizerKernel kernel = OptimizerKernel::foreach;
+  OptimizerRule rule = OptimizerRule::adamw;
+  LoraConfig lora;           ///< transformers; rank 0: full training
+  bool cpu_offload = false;  ///< CPUOffloadPolicy
   bool keeps_fp32_logits = false;  ///< torchtitan before July 2024
   bool made_on_meta = false;  ///< the model is made without memory and gets its shards afterwards (torchtitan, Accelerate's RAM-efficient loading); else whole on every GPU first
 };

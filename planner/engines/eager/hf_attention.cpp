@@ -110,45 +110,7 @@ Tensors Attended::with(Tensor projected) const {
   return outputs;
 }
 
-namespace {
-/// All tokens of a rank's heads. Fewer heads than ranks are repeated.
-Tensor all_tokens(const Tensor& x, std::int64_t ranks) {
-  const Tensor heads = x.size(1) < ranks ? repeat_kv(x, divide_up(ranks, x.size(1))) : x;
-  return exchange(heads, {x.size(0), divide_up(heads.size(1), ranks), x.size(2) * ranks, x.size(3)}, ranks);
-}
-
-Tensor exchanged(const Tensor& x, const Shape& sizes, std::int64_t ranks) {
-  Context& context = x.context();
-  context.begin_op("all_to_all_single");
-  Tensor send;
-  {
-    Scoped category(context.category, Category::communication_buffers);
-    send = empty(context, x.shape().contiguous(), x.type(), "all-to-all send buffer");
-  }
-  context.moves(2 * send.bytes());
-  Tensor received = empty(context, sizes, x.type(), "all-to-all receive buffer");
-  context.collective({.kind = CollectiveKind::all_to_all, .payload_bytes = send.bytes(), .ranks = ranks});
-  return received;
-}
-}  // namespace
-
-Tensor exchange(const Tensor& x, const Shape& sizes, std::int64_t ranks) {
-  Recording recording(x.context(), "SeqAllToAllBackward", {&x});
-  const Tensor out = exchanged(x, sizes, ranks);
-  if (recording) recording->apply = [ranks](BackwardCall& call) { call.results[0] = exchanged(call.gradient(), call.edge(0).expected.contiguous(), ranks); };
-  recording.set_output(out);
-  return out;
-}
-
 Attended attend(const HfConfig& config, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask) {
-  if (config.sequence_ranks > 1 && !mask.defined()) {
-    HfConfig local = config;
-    local.sequence_ranks = 1;
-    const Tensor query = all_tokens(q, config.sequence_ranks), key = all_tokens(k, config.sequence_ranks), value = all_tokens(v, config.sequence_ranks);
-    Attended made = attend(local, query, key, value, mask);
-    made.out = exchange(made.out, {q.size(0), q.size(2), q.size(1), v.size(3)}, config.sequence_ranks);
-    return made;
-  }
   const std::int64_t groups = q.size(1) / k.size(1);
   const bool eager = config.attention == AttentionKernel::eager;
   const bool repeats = groups > 1 && (eager || mask.defined() || config.attention == AttentionKernel::efficient);

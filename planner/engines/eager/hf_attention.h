@@ -25,10 +25,6 @@ struct Attended {
   Tensors with(Tensor projected) const;
 };
 
-/// Ulysses (DeepSpeed's UlyssesSPAttentionHF): an all-to-all among neighbours that share a sequence, from a copy ordered by receiver into a new tensor of `sizes`.
-/// Saves nothing; its backward is the exchange back.
-Tensor exchange(const Tensor& x, const Shape& sizes, std::int64_t ranks);
-
 /// The attention interface: q, k, v as [batch, heads, tokens, head_dim]. `mask` may be undefined.
 Attended attend(const HfConfig& config, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask);
 

@@ -3,7 +3,11 @@
 #include <algorithm>
 
 #include "planner/engines/eager/hf_attention.h"
+#include "planner/engines/eager/hf_ulysses.h"
+#include "planner/engines/eager/liger.h"
 #include "planner/engines/eager/ops_attention.h"
+#include "planner/engines/eager/quantised.h"
+#include "planner/engines/eager/tiled.h"
 
 namespace zeroplan::eager {
 
@@ -18,22 +22,25 @@ void wrap(std::unique_ptr<Module>& projection, const char* name, std::int64_t in
     if (child_name == name) child = projection.get();
 }
 
-/// A Linear of a block.
-std::unique_ptr<Module> make_linear(Context& owner, std::int64_t in, std::int64_t out, bool has_bias, const HfConfig& config) {
-  if (config.nf4_blocks) return std::make_unique<Linear4bit>(owner, in, out, has_bias, config.type);
-  return std::make_unique<Linear>(owner, in, out, has_bias, config.type);
+struct Width {
+  std::int64_t in = 0, out = 0;
+};
+
+std::unique_ptr<Module> projection(Context& context, Width width, bool has_bias, const HfConfig& config) {
+  if (config.four_bit) return std::make_unique<Linear4bit>(context, width.in, width.out, has_bias, config.type, *config.four_bit);
+  return std::make_unique<Linear>(context, width.in, width.out, has_bias, config.type);
 }
 }  // namespace
 
 LlamaAttention::LlamaAttention(Context& owner, const HfConfig& config) : Module(owner, "LlamaAttention"), config_(config) {
   where = owner.where;
   const std::int64_t hidden = config.hidden_size, q_dim = config.num_heads * config.head_dim, kv_dim = config.num_kv_heads * config.head_dim;
-  q_ = make_linear(owner, hidden, config.fused_qkv ? q_dim + 2 * kv_dim : q_dim, config.qkv_bias, config);
+  q_ = projection(owner, {hidden, config.fused_qkv ? q_dim + 2 * kv_dim : q_dim}, config.qkv_bias, config);
   if (!config.fused_qkv) {
-    k_ = make_linear(owner, hidden, kv_dim, config.qkv_bias, config);
-    v_ = make_linear(owner, hidden, kv_dim, config.qkv_bias, config);
+    k_ = projection(owner, {hidden, kv_dim}, config.qkv_bias, config);
+    v_ = projection(owner, {hidden, kv_dim}, config.qkv_bias, config);
   }
-  o_ = make_linear(owner, q_dim, hidden, config.attn_out_bias, config);
+  o_ = projection(owner, {q_dim, hidden}, config.attn_out_bias, config);
   const bool phi3 = config.fused_qkv && config.fused_gate_up && !config.interleaved_rotary;
   if (phi3) children = {{"o_proj", o_.get()}, {"qkv_proj", q_.get()}};
   else if (config.fused_qkv) children = {{"qkv_proj", q_.get()}, {"o_proj", o_.get()}};
@@ -93,17 +100,19 @@ Tensors LlamaAttention::projected(const Tensor& hidden) {
 Tensors LlamaAttention::forward(Arguments& arguments) {
   const Tensor& hidden = arguments.keyword[0];
   Tensors qkv = projected(hidden);
-  if (config_.position == PositionKind::rope) rotate(config_, qkv[0], qkv[1], arguments.keyword[1], arguments.keyword[2]);
-  Attended made = attend(config_, qkv[0], qkv[1], qkv[2], arguments.keyword.size() > 3 ? arguments.keyword[3] : Tensor());
+  if (config_.position == PositionKind::rope && config_.liger && config_.rotary_dims == 0) liger_rotate(qkv[0], qkv[1], arguments.keyword[1], arguments.keyword[2]);
+  else if (config_.position == PositionKind::rope) rotate(config_, qkv[0], qkv[1], arguments.keyword[1], arguments.keyword[2]);
+  const Tensor mask = arguments.keyword.size() > 3 ? arguments.keyword[3] : Tensor();
+  Attended made = config_.sequence_ranks > 1 ? ulysses_attend(config_, qkv) : attend(config_, qkv[0], qkv[1], qkv[2], mask);
   made.out = contiguous(reshape(made.out, {hidden.size(0), hidden.size(1), -1}));
   return made.with(o_->call(made.out));
 }
 
 LlamaMlp::LlamaMlp(Context& owner, const HfConfig& config) : Module(owner, config.fused_gate_up ? "Phi3MLP" : "LlamaMLP"), config_(config) {
   where = owner.where;
-  gate_ = make_linear(owner, config.hidden_size, (config.fused_gate_up ? 2 : 1) * config.intermediate_size, config.mlp_bias, config);
-  if (!config.fused_gate_up) up_ = make_linear(owner, config.hidden_size, config.intermediate_size, config.mlp_bias, config);
-  down_ = make_linear(owner, config.intermediate_size, config.hidden_size, config.mlp_bias, config);
+  gate_ = projection(owner, {config.hidden_size, (config.fused_gate_up ? 2 : 1) * config.intermediate_size}, config.mlp_bias, config);
+  if (!config.fused_gate_up) up_ = projection(owner, {config.hidden_size, config.intermediate_size}, config.mlp_bias, config);
+  down_ = projection(owner, {config.intermediate_size, config.hidden_size}, config.mlp_bias, config);
   if (config.fused_gate_up) children = {{"gate_up_proj", gate_.get()}, {"down_proj", down_.get()}};
   else children = {{"gate_proj", gate_.get()}, {"up_proj", up_.get()}, {"down_proj", down_.get()}};
 }
@@ -122,47 +131,7 @@ namespace {
 Tensor activated(const HfConfig& config, const Tensor& x) { return config.mlp == MlpKind::geglu_tanh ? gelu(x) : silu(x); }
 }  // namespace
 
-/// deepspeed.runtime.sequence_parallel.ulysses_sp TiledMLP: forward without a graph, backward recomputes tile by tile into one gradient of x.
-Tensor LlamaMlp::tiled(const Tensor& x) {
-  Recording recording(*context, "TiledMLPBackward", {&x});
-  const std::int64_t tiles = (x.size(1) + config_.mlp_tile_tokens - 1) / config_.mlp_tile_tokens;
-  const auto tile_of = [tiles](const Tensor& whole) { return narrow(whole, 1, (whole.size(1) + tiles - 1) / tiles); };
-  Tensors parts;
-  {
-    Scoped no_grad(context->grad_enabled, false);
-    for (std::int64_t i = 0; i < tiles; ++i) parts.push_back(compute(tile_of(x)));
-  }
-  const Tensor out = empty_like(x, "tiled mlp output");
-  parts.clear();
-  if (recording) {
-    recording->save(x);
-    recording->apply = [this, tiles, tile_of](BackwardCall& call) {
-      const Tensor whole = call.saved(0);
-      const Tensor gradient = empty_like(whole, "tiled mlp gradient");
-      for (std::int64_t i = 0; i < tiles; ++i) {
-        Scoped grad(context->grad_enabled, true);
-        const bool last = i + 1 == tiles;  // engines hear of the weights' gradients once, when the last tile was added (ds_grad_is_ready)
-        for (const Tensor& weight : parameters()) weight.set_requires_grad(last);
-        Tensor tile = tile_of(whole.detach()).detach();
-        tile.set_requires_grad(true);
-        const Tensor result = compute(tile);
-        const Tensor incoming = empty_like(result, "tiled mlp incoming");
-        backward({result}, {incoming});
-      }
-      call.results[0] = gradient;
-    };
-  }
-  recording.set_output(out);
-  return out;
-}
-
-Tensors LlamaMlp::forward(Arguments& arguments) {
-  const Tensor& x = arguments.positional[0];
-  if (config_.mlp_tile_tokens > 0 && x.size(1) > config_.mlp_tile_tokens) return {tiled(x)};
-  return {compute(x)};
-}
-
-Tensor LlamaMlp::compute(const Tensor& x) {
+Tensor LlamaMlp::feed(const Tensor& x) {
   if (config_.fused_gate_up) {
     const Tensor both = gate_->call(x);
     Tensors halves = split_last(both, config_.intermediate_size);
@@ -170,6 +139,14 @@ Tensor LlamaMlp::compute(const Tensor& x) {
     halves[1] = mul(halves[1], active);
     active.reset();
     return down_->call(halves[1]);
+  }
+  if (config_.liger) {
+    Tensor gate = gate_->call(x);
+    Tensor up = up_->call(x);
+    const Tensor product = liger_gated(gate, up);
+    gate.reset();
+    up.reset();
+    return down_->call(product);
   }
   Tensor gate = gate_->call(x);
   Tensor active = activated(config_, gate);
@@ -179,6 +156,15 @@ Tensor LlamaMlp::compute(const Tensor& x) {
   active.reset();
   up.reset();
   return down_->call(product);
+}
+
+Tensors LlamaMlp::forward(Arguments& arguments) {
+  const Tensor& x = arguments.positional[0];
+  if (!config_.tiled_mlp) return {feed(x)};
+  return {in_tiles(x, mlp_tiles(x), [this](const Tensor& tile) {
+    Scoped here(context->where, where);
+    return feed(tile);
+  })};
 }
 
 LlamaLayer::LlamaLayer(Context& owner, const HfConfig& config, const BlockCheckpoints& checkpoints)
@@ -220,6 +206,7 @@ Tensors LlamaLayer::block(const Tensor& input, const Tensors& keyword) {
 LlamaRotary::LlamaRotary(Context& owner, std::int64_t head_dim, bool in_fp32) : Module(owner, "LlamaRotaryEmbedding"), head_dim_(head_dim), in_fp32_(in_fp32) {
   inv_freq_ = inverse_frequencies();
   original_inv_freq_ = empty_like(inv_freq_, "rotary buffer");
+  own_buffers = {inv_freq_, original_inv_freq_};
 }
 
 Tensor LlamaRotary::inverse_frequencies() const {

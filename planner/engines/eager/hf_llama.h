@@ -36,8 +36,7 @@ class LlamaMlp : public Module {
   Tensors forward(Arguments& arguments) override;
 
  private:
-  Tensor compute(const Tensor& x);
-  Tensor tiled(const Tensor& x);
+  Tensor feed(const Tensor& x);
 
   HfConfig config_;
   std::unique_ptr<Module> gate_, up_, down_;  ///< fused_gate_up: gate_ is both

@@ -100,7 +100,7 @@ Tensors DecoderBlock::forward(Arguments& arguments) {
   return checkpoint(*context, mode, [this, keyword = arguments.keyword](const Tensors& inputs) {
     Scoped here(context->where, where);
     return block(inputs[0], keyword);
-  }, {arguments.positional[0]}, true, checkpoints_.offload);
+  }, {arguments.positional[0]}, {.offload_inputs = checkpoints_.offload_inputs});
 }
 
 Tensor CausalLm::loss(const Tensor& ids) {

@@ -27,6 +27,13 @@ struct LossConfig {
   friend bool operator==(const LossConfig&, const LossConfig&) = default;
 };
 
+/// bitsandbytes' 4-bit weights in the place of the blocks' projections (quantised.h); embeddings, norms and head stay as they are.
+struct FourBitWeights {
+  bool double_quantised = true;              ///< bnb_4bit_use_double_quant: block statistics in 8 bits
+  ScalarType storage = ScalarType::uint8;    ///< bnb_4bit_quant_storage; FSDP flattens weights of one dtype, so tools that shard them store the same bits as the model's dtype
+  friend bool operator==(const FourBitWeights&, const FourBitWeights&) = default;
+};
+
 /// Sizes and switches of a model. The defaults are Llama's; `gpt2`: learned positions, LayerNorm, Conv1D, tanh GELU written out.
 struct HfConfig {
   enum class Family : std::uint8_t { llama, gpt2, gpt_neox, opt, bloom, falcon, mpt } family = Family::llama;
@@ -36,7 +43,6 @@ struct HfConfig {
   bool qkv_bias = false;  ///< qwen2
   bool qk_norm = false;   ///< qwen3
   ScalarType type = ScalarType::bf16;  ///< the model is made in
-  bool nf4_blocks = false;  ///< Linear weights of the blocks are packed (modules.h: Linear4bit); Llama family only
 
   /// flash, efficient, cudnn: the kernel that sdpa takes. eager: products and softmax written out, matrices of tokens × tokens are saved.
   AttentionKernel attention = AttentionKernel::flash;
@@ -60,13 +66,15 @@ struct HfConfig {
   std::optional<std::int64_t> sliding_window = std::nullopt;  ///< only if a sequence is as long as it, so that it needs a mask
   std::int64_t full_attention_every = 0;       ///< of the sliding layers; 0: all slide
   bool local_rotary = false;                   ///< sliding layers have their own rotary embedding (gemma3)
-  std::int64_t mlp_tile_tokens = 0;            ///< ALST's tiled MLP: so many tokens at a time, each tile recomputed in backward; 0: all at once
   bool foundry = false;                        ///< mpt: llm-foundry's own model (hf_foundry.h) in place of transformers'
-  std::int64_t sequence_ranks = 1;             ///< ranks that share a sequence; attention exchanges heads for tokens (hf_attention.h: exchange). Without a mask only
+  std::int64_t sequence_ranks = 1;             ///< Llama: ranks that share a sequence (hf_ulysses.h); tokens are this rank's
+  bool liger = false;                          ///< Llama: Liger's kernels for norms, rotary embedding and gated MLP (liger.h)
+  bool tiled_mlp = false;                      ///< Llama: the MLP on one piece of the tokens after the other (tiled.h)
+  std::optional<FourBitWeights> four_bit = std::nullopt;  ///< Llama
   std::int64_t embedding_dim = 0;              ///< where it is not hidden_size (opt-350m); 0: it is
 
   std::int64_t embedding_columns() const { return embedding_dim > 0 ? embedding_dim : hidden_size; }
-  RmsNormKind rms_norm() const { return norm == NormKind::rmsnorm_plus_one ? RmsNormKind::plus_one : norm_in_fp32 ? RmsNormKind::fp32_weight : RmsNormKind::llama; }
+  RmsNormKind rms_norm() const { return liger ? RmsNormKind::liger : norm == NormKind::rmsnorm_plus_one ? RmsNormKind::plus_one : norm_in_fp32 ? RmsNormKind::fp32_weight : RmsNormKind::llama; }
   std::int64_t rotary_embedding_dims() const { return rotary_dims > 0 ? rotary_dims : head_dim; }
   bool slides(std::int64_t layer) const { return full_attention_every == 0 || (layer + 1) % full_attention_every != 0; }
 };
@@ -81,10 +89,10 @@ HfConfig hf_config(const Model& model, ScalarType type, std::int64_t positions);
 struct LoraConfig {
   std::int64_t rank = 0;
   std::vector<std::string> targets;  ///< "q_proj", ...
-  std::optional<ScalarType> type = std::nullopt;  ///< of the adapters; none: the model's
-
-  ScalarType trained_type(ScalarType model_type) const { return rank > 0 ? type.value_or(model_type) : model_type; }
+  std::optional<ScalarType> type = std::nullopt;  ///< of the adapters, where it is not the base's (peft's autocast_adapter_dtype: fp32)
 };
+
+inline ScalarType trained_type(const HfConfig& config, const LoraConfig& lora) { return lora.rank > 0 ? lora.type.value_or(config.type) : config.type; }
 
 /// A transformers model for causal language modelling.
 class CausalLm : public Module {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "planner/engines/eager/liger.h"
 #include "planner/engines/eager/ops.h"
 
 namespace zeroplan::eager {
@@ -68,87 +69,34 @@ LoraLinear::LoraLinear(std::unique_ptr<Module> base, std::int64_t in, std::int64
   children = {{"base_layer", base_.get()}, {"lora_A.default", &a_}, {"lora_B.default", &b_}};
 }
 
-Tensors LoraLinear::forward(Arguments& arguments) {
-  Tensor result = base_->call(arguments.positional[0]);
-  const ScalarType type = result.type();
-  const bool packed = base_->kind == std::string_view("Linear4bit");
-  if (packed) result = clone(result);
-  const bool casts = !packed || !context->autocast.enabled;
-  const Tensor x = casts ? to(arguments.positional[0], a_.weight().type()) : arguments.positional[0];
+/// B(A(x)) × scaling
+Tensor LoraLinear::adapted(const Tensor& x) {
   Tensor low = a_.call(x);
   Tensor high = b_.call(low);
   low.reset();
-  Tensor scaled = mul_scalar(high);
-  high.reset();
-  if (packed && casts) scaled = to(scaled, type);
-  Tensor sum = add(result, scaled);
+  return mul_scalar(high);
+}
+
+Tensors LoraLinear::forward_4bit(const Tensor& input) {
+  Tensor result = base_->call(input);
+  result = clone(result);
+  const ScalarType result_type = result.type();
+  const bool converts = !context->autocast.enabled;
+  const Tensor x = converts ? to(input, a_.weight().type()) : input;
+  Tensor output = adapted(x);
+  if (converts) output = to(output, result_type);
+  return {add(result, output)};
+}
+
+Tensors LoraLinear::forward(Arguments& arguments) {
+  if (std::string_view(base_->kind) == "Linear4bit") return forward_4bit(arguments.positional[0]);
+  Tensor result = base_->call(arguments.positional[0]);
+  const ScalarType result_type = result.type();
+  const Tensor x = to(arguments.positional[0], a_.weight().type());  // as it is now: an engine may have gathered it in another dtype
+  Tensor scaled = adapted(x);
+  result = add(result, scaled);
   scaled.reset();
-  result = sum;
-  sum.reset();
-  return {packed ? result : to(result, type)};
-}
-
-namespace {
-constexpr std::int64_t kNf4BlockElems = 64, kNf4StatisticsBlockElems = 256, kNf4ElemsPerByte = 2;
-
-struct Packed {
-  Tensor weight;
-  std::int64_t in = 0, out = 0;
-};
-
-/// dequantize_4bit: the statistics in fp32, then the weight.
-Tensor dequantised(const Packed& packed) {
-  Context& context = packed.weight.context();
-  context.begin_op("dequantize_4bit");
-  Scoped category(context.category, Category::scratch);
-  const Tensor absmax = empty(context, Shape{divide_up(packed.in * packed.out, kNf4BlockElems)}, ScalarType::fp32, "nf4 absmax");
-  Tensor weight = empty(context, Shape{packed.out, packed.in}, packed.weight.type(), "dequantised weight");
-  context.moves(packed.weight.bytes() + 2 * absmax.bytes() + weight.bytes());
-  return weight;
-}
-
-/// MatMul4Bit: the packed weight is kept by its context, past any hooks for saved tensors.
-Tensor matmul_4bit(const Tensor& x, const Packed& packed, const Tensor& bias) {
-  Context& context = x.context();
-  Recording recording(context, "MatMul4BitBackward", {&x});
-  Scoped no_grad(context.grad_enabled, false);
-  Tensor out;
-  {
-    const Tensor weight = dequantised(packed);
-    const Tensor rows = reshape(x, {-1, packed.in});
-    out = view(bias.defined() ? addmm(bias, rows, t(weight)) : mm(rows, t(weight)), {x.size(0), x.size(1), packed.out});
-  }
-  if (recording)
-    recording->apply = [packed](BackwardCall& call) {
-      Scoped no_grad_in_backward(call.node.context->grad_enabled, false);
-      const Tensor weight = dequantised(packed);
-      const Tensor& gradient = call.gradient();
-      call.results[0] = view(mm(reshape(gradient, {-1, packed.out}), weight), {gradient.size(0), gradient.size(1), packed.in});
-    };
-  recording.set_output(out);
-  return out;
-}
-}  // namespace
-
-Linear4bit::Linear4bit(Context& owner, std::int64_t in, std::int64_t out, bool has_bias, ScalarType type) : Module(owner, "Linear4bit"), in_(in), out_(out) {
-  where = owner.where;
-  const std::int64_t elems = in * out, blocks = divide_up(elems, kNf4BlockElems);
-  const Tensor words = parameter(owner, Shape{divide_up(elems, kNf4ElemsPerByte * size_of(type)), 1}, type, "packed linear weight");
-  own_parameters.emplace_back("weight", words);
-  if (has_bias) own_parameters.emplace_back("bias", parameter(owner, Shape{out}, type, "linear bias"));
-  made();
-  Scoped category(owner.category, Category::parameters);
-  Scoped place(owner.place, owner.place == Place::meta ? Place::device : owner.place);
-  absmax_ = empty(owner, Shape{blocks}, ScalarType::uint8, "nf4 statistics");
-  absmax_of_absmax_ = empty(owner, Shape{divide_up(blocks, kNf4StatisticsBlockElems)}, ScalarType::fp32, "nf4 statistics");
-}
-
-Tensors Linear4bit::forward(Arguments& arguments) {
-  const Tensor& x = arguments.positional[0];
-  const Packed packed{.weight = own_parameters[0].second, .in = in_, .out = out_};
-  const Tensor input = to(x, packed.weight.type());
-  const Tensor out = matmul_4bit(input, packed, own_parameters.size() > 1 ? own_parameters[1].second : Tensor());
-  return {to(out, x.type())};
+  return {to(result, result_type)};
 }
 
 Embedding::Embedding(Context& owner, std::int64_t rows, std::int64_t columns, ScalarType type, bool scaled) : Module(owner, "Embedding") {
@@ -199,6 +147,7 @@ Tensor RmsNorm::plus_one(const Tensor& x) const {
 }
 
 Tensors RmsNorm::forward(Arguments& arguments) {
+  if (kind_ == RmsNormKind::liger) return {liger_rms_norm(arguments.positional[0], own_parameters[0].second)};
   if (kind_ == RmsNormKind::plus_one) return {plus_one(arguments.positional[0])};
   const ScalarType input_type = arguments.positional[0].type();
   Tensor hidden = to(arguments.positional[0], ScalarType::fp32);

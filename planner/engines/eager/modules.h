@@ -44,6 +44,7 @@ class Module {
   const char* kind;  ///< the class: "Linear", "LlamaDecoderLayer"
   Where where;
   std::vector<std::pair<const char*, Tensor>> own_parameters;
+  Tensors own_buffers;  ///< those that engines move
   std::vector<std::pair<std::string, Module*>> children;  ///< owned by the derived classes
   std::vector<PreHook> pre_hooks;
   std::vector<PostHook> post_hooks;
@@ -73,24 +74,8 @@ class Linear : public Module {
   const std::function<Tensor(const Tensor& x)>* use_ = nullptr;
 };
 
-/// bitsandbytes' Linear4bit with nf4, blocks of 64 weights and double quantised statistics (QLoRA, arXiv 2305.14314 §3): n/2 bytes of weights, n/64 bytes of absmax and
-/// 4 bytes for each 256 of those. The packed weights are kept in words of `type` (bnb_4bit_quant_storage), so that engines shard them like any parameter;
-/// the statistics are no parameters and whole on every rank. Each product, forward and backward, makes the whole weight anew and drops it (MatMul4Bit).
-/// Left out: the code tables (1.1 KB a layer) and what quantising takes when the model is loaded.
-class Linear4bit : public Module {
- public:
-  Linear4bit(Context& context, std::int64_t in, std::int64_t out, bool has_bias, ScalarType type);
-
- protected:
-  Tensors forward(Arguments& arguments) override;
-
- private:
-  std::int64_t in_, out_;
-  Tensor absmax_, absmax_of_absmax_;
-};
-
-/// peft's lora.Linear around a frozen Linear: base(x) + B(A(x)) × scaling, in the adapters' dtype and then in base(x)'s. Dropout 0.
-/// Around a Linear4bit base(x) is cloned first, and the adapter's part is cast before the sum (peft's lora/bnb.py).
+/// peft's lora.Linear around a frozen Linear: base(x) + B(A(x)) × scaling, x cast to the adapters' dtype and the sum back. Dropout 0.
+/// Around a Linear4bit (peft/tuners/lora/bnb.py): base(x) is cloned, and under autocast x is handed on as it is.
 class LoraLinear : public Module {
  public:
   LoraLinear(std::unique_ptr<Module> base, std::int64_t in, std::int64_t out, std::int64_t rank, ScalarType type);
@@ -99,6 +84,9 @@ class LoraLinear : public Module {
   Tensors forward(Arguments& arguments) override;
 
  private:
+  Tensor adapted(const Tensor& x);
+  Tensors forward_4bit(const Tensor& x);
+
   std::unique_ptr<Module> base_;
   Linear a_, b_;
 };
@@ -116,8 +104,8 @@ class Embedding : public Module {
   Tensor scale_;
 };
 
-/// All in fp32 at first. llama: cast back, then times the weight. plus_one (gemma): times 1 + weight in fp32, then cast back. fp32_weight (olmo2): times the weight, then cast back.
-enum class RmsNormKind : std::uint8_t { llama, plus_one, fp32_weight };
+/// All in fp32 at first. llama: cast back, then times the weight. plus_one (gemma): times 1 + weight in fp32, then cast back. fp32_weight (olmo2): times the weight, then cast back. liger: one kernel (liger.h).
+enum class RmsNormKind : std::uint8_t { llama, plus_one, fp32_weight, liger };
 
 /// LlamaRMSNorm and its like.
 class RmsNorm : public Module {

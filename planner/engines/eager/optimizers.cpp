@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "planner/engines/eager/ops.h"
 
 namespace zeroplan::eager {
 
-AdamW::AdamW(Context& context, OptimizerKernel kernel, const Tensors& parameters) : context_(context), kernel_(kernel) {
+AdamW::AdamW(Context& context, OptimizerKernel kernel, const Tensors& parameters, OptimizerRule rule) : context_(context), kernel_(kernel), rule_(rule) {
   for (const Tensor& p : parameters)
     if (p.requires_grad()) parameters_.push_back(p);
 }
@@ -15,16 +16,60 @@ AdamW::AdamW(Context& context, OptimizerKernel kernel, const Tensors& parameters
 void AdamW::make_state(std::size_t i) {
   if (states_.size() < parameters_.size()) states_.resize(parameters_.size());
   State& state = states_[i];
-  if (state.step.defined()) return;
+  if (std::exchange(state.made, true)) return;
   const Tensor& p = parameters_[i];
   Scoped category(context_.category, Category::optimizer);
   Scoped place(context_.place, p.storage().place);
+  if (rule_ != OptimizerRule::adamw) return make_moments(state, p);
   {
     Scoped step_place(context_.place, kernel_ == OptimizerKernel::fused ? context_.place : context_.host);
     state.step = empty(context_, Shape{}, ScalarType::fp32, "AdamW step");
   }
   state.average = empty_like(p, "AdamW exp_avg");
   state.average_of_squares = empty_like(p, "AdamW exp_avg_sq");
+}
+
+namespace {
+constexpr std::int64_t kSmallest8BitElems = 4096, kSmallestPagedElems = 100'000, k8BitBlockElems = 256;  // bitsandbytes/optim/optimizer.py
+constexpr std::int64_t kTableEntries = 256;
+}  // namespace
+
+/// Optimizer2State.init_state: values and maxima.
+void AdamW::make_8bit_moments(State& state, const Tensor& p) {
+  if (p.elems() < kSmallest8BitElems) {
+    state.average = empty_like(p, ScalarType::fp32, "state1");
+    state.average_of_squares = empty_like(p, ScalarType::fp32, "state2");
+    return;
+  }
+  for (std::size_t i = tables_.size(); i < 2; ++i) tables_.push_back(empty(context_, Shape{kTableEntries}, ScalarType::fp32, "qmap"));
+  {
+    const bool paged = rule_ == OptimizerRule::paged_adamw_8bit && p.elems() >= kSmallestPagedElems;
+    Scoped place(context_.place, paged ? context_.host : context_.place);
+    state.average = empty_like(p, ScalarType::uint8, "state1");
+    state.average_of_squares = empty_like(p, ScalarType::uint8, "state2");
+  }
+  const Shape blocks{divide_up(p.elems(), k8BitBlockElems)};
+  state.average_maxima = empty(context_, blocks, ScalarType::fp32, "absmax1");
+  state.squares_maxima = empty(context_, blocks, ScalarType::fp32, "absmax2");
+}
+
+void AdamW::make_moments(State& state, const Tensor& p) {
+  switch (rule_) {
+    case OptimizerRule::adamw:
+    case OptimizerRule::sgd: return;
+    case OptimizerRule::momentum: state.average = empty_like(p, "momentum"); return;
+    case OptimizerRule::lion: state.average = empty_like(p, ScalarType::fp32, "state1"); return;
+    case OptimizerRule::adafactor:
+      if (p.dims() < 2) {
+        state.average_of_squares = empty_like(p, ScalarType::fp32, "exp_avg_sq");
+        return;
+      }
+      state.average = empty(context_, Shape{p.elems() / p.size(-1)}, ScalarType::fp32, "exp_avg_sq_row");
+      state.average_of_squares = empty(context_, Shape{p.elems() / p.size(-2)}, ScalarType::fp32, "exp_avg_sq_col");
+      return;
+    case OptimizerRule::adamw_8bit:
+    case OptimizerRule::paged_adamw_8bit: make_8bit_moments(state, p); return;
+  }
 }
 
 namespace {
@@ -90,11 +135,83 @@ void AdamW::step_foreach(const std::vector<std::size_t>& active) {
   }
 }
 
+/// One kernel that reads parameter, gradient and states and writes all but the gradient.
+void AdamW::step_in_place(const std::vector<std::size_t>& active) {
+  context_.begin_op("optimizer");
+  for (const std::size_t i : active) {
+    std::int64_t states_bytes = 0;
+    for (const Tensor* moment : {&states_[i].average, &states_[i].average_of_squares})
+      if (moment->defined()) states_bytes += moment->bytes();
+    if (parameters_[i].storage().place == Place::device) context_.moves(3 * parameters_[i].bytes() + 2 * states_bytes);
+    else context_.update_on_host(parameters_[i].elems());
+  }
+}
+
+namespace {
+/// tensor.norm(2) / numel ** 0.5
+Tensor root_mean_square(const Tensor& x) {
+  x.context().moves(x.bytes());
+  const Tensor norm = empty(x.context(), Shape{}, x.type(), "norm");
+  return elementwise("div", x.type(), {&norm});
+}
+
+/// _approx_sq_grad: the outer product of a row's and a column's factors.
+Tensor approximate_squares(const Tensor& rows, const Tensor& columns, const Shape& shape) {
+  const Tensor mean = empty(rows.context(), Shape{1}, ScalarType::fp32, "mean");
+  const Tensor row_factor = elementwise("div", ScalarType::fp32, {&rows});
+  const Tensor column_factor = elementwise("rsqrt", ScalarType::fp32, {&columns});
+  rows.context().moves(shape.elems() * size_of(ScalarType::fp32));
+  return empty(rows.context(), shape, ScalarType::fp32, "adafactor update");
+}
+}  // namespace
+
+/// The squares of the gradient go into the state; the update is made of the state.
+Tensor AdamW::adafactor_update(const State& state, Tensor squares) {
+  if (!state.average.defined()) return elementwise("rsqrt", ScalarType::fp32, {&state.average_of_squares});
+  for (const Tensor* mean : {&state.average, &state.average_of_squares}) {
+    context_.moves(squares.bytes());
+    elementwise("mean", ScalarType::fp32, {mean});
+  }
+  return approximate_squares(state.average, state.average_of_squares, squares.shape().contiguous());
+}
+
+/// Adafactor.step: gradient, parameter and update of one parameter in fp32. The loop's names live until they are bound again.
+void AdamW::step_adafactor(const std::vector<std::size_t>& active) {
+  Tensor gradient, parameter, update;
+  for (const std::size_t i : active) {
+    const Tensor& p = parameters_[i];
+    Scoped place(context_.place, p.storage().place);
+    context_.begin_op("adafactor");
+    gradient = p.grad();
+    gradient = to(gradient, ScalarType::fp32);
+    make_state(i);
+    State& state = states_[i];
+    parameter = p.detach();
+    parameter = to(parameter, ScalarType::fp32);
+    state.step = root_mean_square(parameter);
+    {
+      Tensor squares = elementwise("pow", ScalarType::fp32, {&gradient});
+      update = elementwise("add", ScalarType::fp32, {&squares});
+    }
+    update = adafactor_update(state, update);
+    context_.moves(3 * update.bytes());  // times the gradient, in place
+    {
+      const Tensor scale = root_mean_square(update);
+      const Tensor clipped = elementwise("div", ScalarType::fp32, {&scale});
+      context_.moves(2 * update.bytes());
+    }
+    const Tensor negative = elementwise("neg", ScalarType::fp32, {&update});
+    context_.moves(3 * parameter.bytes() + p.bytes());
+  }
+}
+
 void AdamW::step() {
   std::vector<std::size_t> active;
   for (std::size_t i = 0; i < parameters_.size(); ++i)
     if (parameters_[i].grad().defined()) active.push_back(i);
+  if (rule_ == OptimizerRule::adafactor) return step_adafactor(active);
   for (const std::size_t i : active) make_state(i);
+  if (rule_ != OptimizerRule::adamw) return step_in_place(active);
   if (kernel_ == OptimizerKernel::for_loop) step_for_loop(active);
   if (kernel_ == OptimizerKernel::foreach) step_foreach(active);
   if (kernel_ == OptimizerKernel::fused) step_fused(active);

@@ -10,11 +10,11 @@ class PlainEngine {
  public:
   PlainEngine(Context& context, const SingleJob& job)
       : context_(context), job_(job), boundary_(job.size.accumulate), model_(make_causal_lm(context, job.model, job.lora, job.checkpoint)), parameters_(model_->parameters()),
-        optimizer_(context, job.kernel, parameters_) {}
+        optimizer_(context, job.kernel, parameters_, job.rule) {}
 
   Tensor forward(const Tensor& ids) {
     std::optional<AutocastScope> autocast;
-    if (job_.lora.trained_type(job_.model.type) == ScalarType::fp32 && job_.compute_type != ScalarType::fp32) autocast.emplace(context_, true, job_.compute_type);
+    if (trained_type(job_.model, job_.lora) == ScalarType::fp32 && job_.compute_type != ScalarType::fp32) autocast.emplace(context_, true, job_.compute_type);
     return model_->loss(ids);
   }
 

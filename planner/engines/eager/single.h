@@ -17,6 +17,7 @@ struct SingleJob {
   BlockCheckpoints checkpoint;
   ScalarType compute_type = ScalarType::bf16;  ///< autocast to it where the trained parameters are fp32
   OptimizerKernel kernel = OptimizerKernel::foreach;
+  OptimizerRule rule = OptimizerRule::adamw;
   LoraConfig lora;  ///< rank 0: full training
 };
 

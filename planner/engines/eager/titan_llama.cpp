@@ -308,11 +308,10 @@ Tensors TitanBlock::block(const Tensor& x, const Tensor& freqs_cis) {
 
 Tensors TitanBlock::forward(Arguments& arguments) {
   if (mode_ == CheckpointMode::none || !context->grad_enabled) return block(arguments.positional[0], arguments.positional[1]);
-  constexpr bool kEarlyStop = false;  // ActivationCheckpoint.early_stop of job_config.py
   return checkpoint(*context, mode_, [this](const Tensors& inputs) {
     Scoped here(context->where, where);
     return block(inputs[0], inputs[1]);
-  }, arguments.positional, kEarlyStop);
+  }, arguments.positional, {.early_stop = false});  // ActivationCheckpoint.early_stop of job_config.py
 }
 
 TitanTransformer::TitanTransformer(Context& owner, const TitanConfig& config)

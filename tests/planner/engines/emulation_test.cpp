@@ -8,7 +8,7 @@
 using namespace zeroplan;
 
 TEST_CASE("every phase asks for exactly the bytes that the engine's own code asked for", "[published]") {
-  for (const char* engine : {"single", "deepspeed12", "deepspeed3", "fsdp2"}) {
+  for (const char* engine : {"single", "deepspeed12", "deepspeed3", "deepspeed3_sequence", "fsdp2"}) {
     for (const OracleRow& row : oracle_rows(engine)) {
       INFO(engine << " " << row.id);
       eager::Recorder recorder;
