@@ -3,12 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "planner/core/error.h"
-#include "planner/core/format.h"
 #include "planner/core/nearest.h"
 #include "profiles/catalog.h"
 
@@ -16,22 +15,6 @@ namespace zeroplan::gui {
 namespace {
 
 using nlohmann::json;
-
-constexpr std::string_view kPlanFormat = "zeroplan-plan";
-
-bool is_file(const std::string& word) {
-  std::error_code ignored;
-  return std::filesystem::is_regular_file(word, ignored);
-}
-
-std::optional<Question> plan_in(const std::string& word) {
-  if (!is_file(word)) return std::nullopt;
-  const json content = read_json_file(word);
-  if (!content.is_object() || content.value("format", json()) != kPlanFormat) return std::nullopt;
-  return plan_from_json(content, word);
-}
-
-Cluster load_cluster(const std::string& word) { return is_file(word) ? cluster_from_json(read_json_file(word), word) : cluster_from_name(word); }
 
 std::string flag_of(std::string_view key) {
   std::string flag(key);
@@ -45,18 +28,172 @@ std::string key_of(std::string_view flag) {
   return key == "zero" ? "stage" : key;
 }
 
-// What the command line starts from before its keys: the defaults, or the plan file that names the model.
-Question start_of(const std::string& model_word, const std::string& cluster_word) {
-  if (std::optional<Question> plan = plan_in(model_word)) {
-    if (!cluster_word.empty()) plan->cluster = load_cluster(cluster_word);
-    return *plan;
-  }
-  if (cluster_word.empty()) throw UsageError("--on is missing: name the cluster, as --on 8xa100-80g");
-  return default_question(load_model(model_word), load_cluster(cluster_word));
+QuestionWords words_naming(const std::string& model_word, const std::string& cluster_word) {
+  QuestionWords words;
+  words.model = model_word;
+  words.on = cluster_word;
+  return words;
 }
 
-void set_text(Question& question, std::string_view key, const std::string& value) {
-  set_key(question, key, value == "null" ? json(nullptr) : json(value), "command line");
+bool is_preset(const std::string& name) {
+  const std::vector<std::string_view> names = preset_names();
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+// ---- a question to its words ----
+
+// What a key has to be set to so that `start` becomes `asked`: of DeepSpeed's object only the members that differ.
+std::string difference_text(const Question& start, const Question& asked, std::string_view key) {
+  if (key != "deepspeed") return key_text(asked, key);
+  const json from = get_key(start, key), to = get_key(asked, key);
+  json members = json::object();
+  if (to.is_object())
+    for (const auto& [name, value] : to.items())
+      if (!from.is_object() || from.value(name, json()) != value) members[name] = value;
+  return members.dump();
+}
+
+// A key said earlier may change a later one (compute_dtype sets gradient_dtype), so differences are taken from what has been said so far.
+void add_differences(QuestionWords& words, Question start, const Question& asked) {
+  for (const QuestionKey& key : question_keys()) {
+    const std::string name(key.name);
+    if (key_text(start, name) == key_text(asked, name)) continue;
+    const std::string value = difference_text(start, asked, name);
+    try {
+      set_key_word(start, name, value);
+    } catch (const std::runtime_error&) {  // cannot be said of this engine
+      continue;
+    }
+    if (name == "engine" || name == "preset") words.set.push_back(name + "=" + value);  // as a word of their own they would set everything else too
+    else words.keys[name] = value;
+  }
+}
+
+// Words up to the choice of an engine and its settings, with the stage and the offload that decide which settings these are.
+QuestionWords with_engine_words(QuestionWords words, const std::string& key, const std::string& value, const Question& asked) {
+  if (!key.empty()) words.keys[key] = value;
+  for (const char* deciding : {"stage", "offload_optimizer"})
+    if (key_text(asked_or_usual(words), deciding) != key_text(asked, deciding)) words.keys[deciding] = key_text(asked, deciding);
+  return words;
+}
+
+// The shortest way to say the engine, with which everything else can be said.
+QuestionWords engine_words(const QuestionWords& named, const Question& asked) {
+  const std::string engine(name_of(asked.plan.engine)), &preset = asked.plan.preset;
+  const std::pair<std::string, std::string> ways[] = {{"", ""}, {"engine", engine}, {"preset", preset}};
+  for (const auto& [key, value] : ways) {
+    if (key == "preset" && !is_preset(value)) continue;
+    try {
+      QuestionWords words = with_engine_words(named, key, value, asked);
+      const Plan plan = asked_or_usual(words).plan;
+      if (plan.engine == asked.plan.engine && plan.preset == preset) return words;
+    } catch (const std::runtime_error&) {  // this engine has no such stage by default
+    }
+  }
+  return with_engine_words(named, "engine", engine, asked);
+}
+
+// ---- words to a question ----
+
+class Parser {
+ public:
+  explicit Parser(std::string_view text) : text_(text), words_(split_words(text)) {}
+
+  std::variant<Asked, LineError> parse() {
+    if (const auto error = read_words()) return *error;
+    Asked asked;
+    asked.model_word = asked_.model;
+    asked.cluster_word = asked_.on;
+    if (const auto error = guarded(places_["model"], [&] { if (!is_plan_file(asked_.model)) (void)load_model(asked_.model); })) return *error;
+    if (const auto error = guarded(places_["on"], [&] { if (!asked_.on.empty()) (void)load_cluster(asked_.on); })) return *error;
+    if (const auto error = guarded(last_, [&] { asked.question = asked_or_usual(asked_); })) return *error;
+    return asked;
+  }
+
+ private:
+  static LineError at(const Word& word, std::string message) { return {word.begin, word.end, word.text.empty() ? std::move(message) : word.text + ": " + message}; }
+
+  template <class Do>
+  std::optional<LineError> guarded(const Word& blamed, Do&& what) {
+    try {
+      what();
+      return std::nullopt;
+    } catch (const WordError& error) {
+      const auto place = places_.find(error.word);
+      const Word word = place == places_.end() ? Word{"", text_.size(), text_.size()} : place->second;
+      return LineError{word.begin, word.end, error.what()};
+    } catch (const std::runtime_error& error) {
+      return LineError{blamed.begin, blamed.end, error.what()};
+    }
+  }
+
+  std::optional<LineError> read_words() {
+    std::size_t i = 0;
+    if (i < words_.size() && words_[i].text == "zeroplan") ++i;
+    if (i < words_.size() && words_[i].text == "fit") ++i;
+    for (; i < words_.size(); ++i) {
+      const Word& word = words_[i];
+      if (!word.text.starts_with("--")) {
+        if (!asked_.model.empty()) return at(word, "is one word too many: the model is " + asked_.model);
+        asked_.model = word.text;
+        places_["model"] = last_ = word;
+        continue;
+      }
+      Word flag = word, value;
+      if (const std::size_t equals = word.text.find('='); equals != std::string::npos) {
+        value = {word.text.substr(equals + 1), word.begin + equals + 1, word.end};
+        flag.text = word.text.substr(0, equals);
+      } else {
+        if (i + 1 == words_.size()) return at(word, "needs a value");
+        value = words_[++i];
+      }
+      if (const auto error = take(flag, value)) return error;
+    }
+    if (asked_.model.empty()) return LineError{text_.size(), text_.size(), "the model is missing, as internlm2-20b"};
+    return std::nullopt;
+  }
+
+  std::optional<LineError> take(const Word& flag, const Word& value) {
+    const std::string key = key_of(flag.text);
+    last_ = value;
+    if (key == "set") {
+      asked_.set.push_back(value.text);
+      places_[value.text.substr(0, value.text.find('='))] = value;
+      return std::nullopt;
+    }
+    places_[key] = value;
+    if (key == "on") return void(asked_.on = value.text), std::nullopt;
+    if (key == "host_memory") return void(asked_.host_memory = value.text), std::nullopt;
+    std::vector<std::string_view> names;
+    for (const QuestionKey& known : question_keys()) names.push_back(known.name);
+    if (std::find(names.begin(), names.end(), key) == names.end()) return at(flag, fmt::format("is not known. {}", did_you_mean(names, key)));
+    asked_.keys[key] = value.text;
+    return std::nullopt;
+  }
+
+  std::string_view text_;
+  std::vector<Word> words_;
+  QuestionWords asked_;
+  std::map<std::string, Word> places_;  // by key; also "model", "on", "host_memory"
+  Word last_;
+};
+
+// ---- one thing changed ----
+
+Asked asked_with(const QuestionWords& words, const Asked& before) { return {asked_or_usual(words), words.model, before.cluster_word}; }
+
+// The same words for another model; nothing where they do not fit it or speak of a plan file.
+std::optional<Asked> with_same_words(const Asked& asked, const std::string& model_word) {
+  if (asked.cluster_word.empty() || is_plan_file(asked.model_word)) return std::nullopt;
+  QuestionWords words = words_of(asked);
+  words.model = model_word;
+  words.keys.erase("num_layers");
+  if (const auto blocks = words.keys.find("checkpoint"); blocks != words.keys.end() && blocks->second.starts_with("blocks-")) words.keys.erase(blocks);
+  try {
+    return asked_with(words, asked);
+  } catch (const std::runtime_error&) {
+    return std::nullopt;
+  }
 }
 
 // The keys of `from` that `to` can take, one after the other; what it refuses stays at its default.
@@ -70,7 +207,6 @@ void carry_keys(const Question& from, Question& to) {
     try {
       set_key(tried, key.name, value, "plan");
       check_question(tried);
-      require_zeroplan_engine(tried);
     } catch (const std::runtime_error&) {
       continue;
     }
@@ -78,101 +214,41 @@ void carry_keys(const Question& from, Question& to) {
   }
 }
 
-class Parser {
- public:
-  explicit Parser(std::string_view text) : text_(text), words_(split_words(text)) {}
-
-  std::variant<Asked, LineError> parse() {
-    if (const auto error = read_words()) return *error;
-    Asked asked;
-    asked.model_word = model_.text;
-    asked.cluster_word = cluster_.text;
-    if (const auto error = guarded(model_, [&] { asked.question = start_of(model_.text, ""); }, true)) return *error;
-    if (asked.question.job.model.hidden_size == 0)
-      if (const auto error = guarded(cluster_.text.empty() ? end() : cluster_, [&] { asked.question = start_of(model_.text, cluster_.text); })) return *error;
-    if (const auto error = guarded(cluster_, [&] { if (!cluster_.text.empty()) asked.question.cluster = load_cluster(cluster_.text); })) return *error;
-    if (!host_memory_.text.empty()) {
-      asked.question.cluster.host_bytes = parse_bytes(host_memory_.text);
-      if (!asked.question.cluster.host_bytes) return at(host_memory_, "is not a size; write 1TB or 512GiB");
-    }
-    // In the table's order, so that checkpoint=full means the layers that num_layers says.
-    for (const QuestionKey& key : question_keys())
-      for (const auto& [name, value] : keys_)
-        if (name == key.name)
-          if (const auto error = guarded(value, [&] { set_text(asked.question, name, value.text); })) return *error;
-    if (const auto error = guarded(keys_.empty() ? model_ : keys_.back().second, [&] { check_question(asked.question); require_zeroplan_engine(asked.question); })) return *error;
-    return asked;
+// Adds `key` as it is in `from` where it is another than the words' and their engine has it.
+void keep_key(QuestionWords& words, const Question& from, const char* key) {
+  const std::string value = key_text(from, key);
+  if (key_text(words.question(), key) == value) return;
+  QuestionWords tried = words;
+  tried.keys[key] = value;
+  try {
+    (void)tried.question();
+    words = std::move(tried);
+  } catch (const std::runtime_error&) {
   }
+}
 
- private:
-  LineError at(const Word& word, std::string message) const { return {word.begin, word.end, word.text.empty() ? std::move(message) : word.text + ": " + message}; }
-  Word end() const { return {"", text_.size(), text_.size()}; }
-
-  // `only_plans`: a model that is no plan file needs a cluster first; that is said later, at its own place.
-  template <class Do>
-  std::optional<LineError> guarded(const Word& word, Do&& what, bool only_plans = false) {
-    try {
-      if (!only_plans || plan_in(word.text)) what();
-      else (void)load_model(word.text);
-      return std::nullopt;
-    } catch (const std::runtime_error& error) {
-      return LineError{word.begin, word.end, error.what()};
-    }
+std::int64_t lowest_stage(Engine engine) {
+  switch (engine) {
+    case Engine::deepspeed: return 1;
+    case Engine::fsdp1:
+    case Engine::fsdp2: return 2;
+    case Engine::zeroplan:
+    case Engine::ddp:
+    case Engine::single:
+    case Engine::other: return 0;
   }
+  return 0;
+}
 
-  std::optional<LineError> read_words() {
-    std::size_t i = 0;
-    if (i < words_.size() && words_[i].text == "zeroplan") ++i;
-    if (i < words_.size() && words_[i].text == "fit") ++i;
-    for (; i < words_.size(); ++i) {
-      const Word& word = words_[i];
-      if (!word.text.starts_with("--")) {
-        if (!model_.text.empty()) return at(word, "is one word too many: the model is " + model_.text);
-        model_ = word;
-        continue;
-      }
-      Word flag = word, value;
-      if (const std::size_t equals = word.text.find('='); equals != std::string::npos) {
-        value = {word.text.substr(equals + 1), word.begin + equals + 1, word.end};
-        flag.text = word.text.substr(0, equals);
-      } else {
-        if (i + 1 == words_.size()) return at(word, "needs a value");
-        value = words_[++i];
-      }
-      if (const auto error = take(flag, value)) return error;
-    }
-    if (model_.text.empty()) return LineError{text_.size(), text_.size(), "the model is missing, as internlm2-20b"};
-    return std::nullopt;
-  }
-
-  std::optional<LineError> take(const Word& flag, const Word& value) {
-    if (flag.text == "--on") return void(cluster_ = value), std::nullopt;
-    if (flag.text == "--host-memory") return void(host_memory_ = value), std::nullopt;
-    std::string key = key_of(flag.text);
-    Word text = value;
-    if (flag.text == "--set") {
-      const std::size_t equals = value.text.find('=');
-      if (equals == std::string::npos) return at(value, "is not key=value");
-      key = value.text.substr(0, equals);
-      text.text = value.text.substr(equals + 1);
-    }
-    std::vector<std::string_view> names;
-    for (const QuestionKey& known : question_keys()) names.push_back(known.name);
-    if (std::find(names.begin(), names.end(), key) == names.end()) return at(flag, fmt::format("is not known. {}", did_you_mean(names, key)));
-    std::erase_if(keys_, [&](const auto& old) { return old.first == key; });
-    keys_.emplace_back(key, text);
-    return std::nullopt;
-  }
-
-  std::string_view text_;
-  std::vector<Word> words_;
-  Word model_, cluster_, host_memory_;
-  std::vector<std::pair<std::string, Word>> keys_;
-};
+bool has_stages(Engine engine) { return engine != Engine::ddp && engine != Engine::single; }
 
 }  // namespace
 
-Asked asked_of(const std::string& model_word, const std::string& cluster_word) { return {start_of(model_word, cluster_word), model_word, cluster_word}; }
+Asked asked_of(const std::string& model_word, const std::string& cluster_word) { return {asked_or_usual(words_naming(model_word, cluster_word)), model_word, cluster_word}; }
+
+Asked asked_of(const std::string& model_word, const std::string& cluster_word, Engine engine) {
+  return {words_naming(model_word, cluster_word).question_on(engine), model_word, cluster_word};
+}
 
 Asked asked_of_plan(const Question& question, const std::string& file) {
   const auto is_catalogue = [&](auto&& same) {
@@ -195,10 +271,12 @@ Asked asked_of_plan(const Question& question, const std::string& file) {
 }
 
 Asked with_model(const Asked& asked, const std::string& model_word) {
-  if (plan_in(model_word)) return asked_of(model_word, "");
-  Asked out{default_question(load_model(model_word), asked.question.cluster), model_word, asked.cluster_word};
-  if (out.cluster_word.empty()) out.cluster_word = asked.question.cluster.name;
-  carry_keys(asked.question, out.question);
+  if (is_plan_file(model_word)) return asked_of(model_word, "");
+  const Question& from = asked.question;
+  if (const auto same = with_same_words(asked, model_word)) return *same;
+  Asked out{default_question(load_model(model_word), from.cluster), model_word, asked.cluster_word.empty() ? from.cluster.name : asked.cluster_word};
+  choose_engine(out.question, from.plan.engine, from.plan.offload_optimizer != Offload::none);
+  carry_keys(from, out.question);
   return out;
 }
 
@@ -208,16 +286,30 @@ Asked with_cluster(const Asked& asked, const std::string& cluster_word) {
   out.question.cluster = load_cluster(cluster_word);
   out.question.cluster.host_bytes = asked.question.cluster.host_bytes;
   check_question(out.question);
-  require_zeroplan_engine(out.question);
   return out;
 }
 
 Asked with_key(const Asked& asked, std::string_view key, const std::string& value) {
+  // A stage has settings of its own where the engine's tool has a file for each.
+  if (key == "stage" && (asked.question.plan.engine == Engine::deepspeed || asked.question.plan.engine == Engine::fsdp2)) {
+    QuestionWords words = words_of(asked);
+    words.keys["stage"] = value;
+    return asked_with(words, asked);
+  }
   Asked out = asked;
-  set_text(out.question, key, value);
+  set_key_word(out.question, std::string(key), value);
   check_question(out.question);
-  require_zeroplan_engine(out.question);
   return out;
+}
+
+Asked with_engine(const Asked& asked, Engine engine) {
+  const Question& from = asked.question;
+  QuestionWords words = words_naming(asked.model_word, asked.cluster_word);
+  if (from.cluster.host_bytes) words.host_memory = std::to_string(from.cluster.host_bytes->value());
+  words.keys["engine"] = name_of(engine);
+  if (has_stages(engine) && from.plan.stage >= lowest_stage(engine)) words.keys["stage"] = std::to_string(from.plan.stage);
+  for (const char* key : {"compute_dtype", "seq", "micro_batch", "accumulate", "num_layers", "checkpoint"}) keep_key(words, from, key);
+  return asked_with(words, asked);
 }
 
 std::string key_text(const Question& question, std::string_view key) {
@@ -229,24 +321,32 @@ std::string key_text(const Question& question, std::string_view key) {
   return out.empty() ? "none" : out;
 }
 
-std::string print_command_line(const Asked& asked) {
-  std::string out = "zeroplan fit " + quoted(asked.model_word);
-  if (!asked.cluster_word.empty()) out += " --on " + quoted(asked.cluster_word);
-  Question start;
+QuestionWords words_of(const Asked& asked) {
+  QuestionWords named = words_naming(asked.model_word, asked.cluster_word);
   try {
-    start = start_of(asked.model_word, asked.cluster_word);
-  } catch (const std::runtime_error&) {
-    start = default_question(asked.question.job.model, asked.question.cluster);  // the file has gone: say every key that differs from the defaults
+    const std::optional<Bytes> host = asked.question.cluster.host_bytes;
+    if (host && host != named.cluster().host_bytes) named.host_memory = std::to_string(host->value());
+    QuestionWords words = engine_words(named, asked.question);
+    const Question start = asked_or_usual(words);
+    add_differences(words, start, asked.question);
+    return words;
+  } catch (const std::runtime_error&) {  // the file has gone: say every key that differs from the defaults
+    Question start = default_question(asked.question.job.model, asked.question.cluster);
+    set_engine(start, asked.question.plan.engine);
+    named.keys["engine"] = name_of(asked.question.plan.engine);
+    add_differences(named, start, asked.question);
+    return named;
   }
-  if (asked.question.cluster.host_bytes && asked.question.cluster.host_bytes != start.cluster.host_bytes)
-    out += fmt::format(" --host-memory {}", asked.question.cluster.host_bytes->value());
-  // A key said earlier may change a later one (compute_dtype sets gradient_dtype), so differences are taken from what has been said so far.
-  for (const QuestionKey& key : question_keys()) {
-    const std::string value = key_text(asked.question, key.name);
-    if (key_text(start, key.name) == value) continue;
-    set_text(start, key.name, value);
-    out += fmt::format(" {} {}", flag_of(key.name), quoted(value));
-  }
+}
+
+std::string print_command_line(const Asked& asked) {
+  const QuestionWords words = words_of(asked);
+  std::string out = "zeroplan fit " + quoted(words.model);
+  if (!words.on.empty()) out += " --on " + quoted(words.on);
+  if (!words.host_memory.empty()) out += " --host-memory " + words.host_memory;
+  for (const QuestionKey& key : question_keys())
+    if (const auto value = words.keys.find(std::string(key.name)); value != words.keys.end()) out += fmt::format(" {} {}", flag_of(key.name), quoted(value->second));
+  for (const std::string& assignment : words.set) out += " --set " + quoted(assignment);
   return out;
 }
 

@@ -4,14 +4,15 @@ namespace zeroplan::gui {
 
 std::vector<MapRectangle> map_of(const Answered& answered) {
   std::vector<MapRectangle> out;
-  if (!answered.layout) return out;
+  const Layout* layout = answered.layout();
+  if (layout == nullptr) return out;
   const StepPicture& picture = answered.picture;
   const auto when = [&](std::size_t event) { return event < picture.memory.size() ? picture.memory.time(event) : picture.duration; };
   out.reserve(picture.lives.size());
   for (std::size_t i = 0; i < picture.lives.size(); ++i) {
     const LifeSpan& life = picture.lives[i];
-    const std::int64_t offset = life.storage ? answered.layout->birth_offset[i] : answered.layout->scratch_offset[life.born];
-    const Category category = life.storage ? answered.program.storages[*life.storage].category : Category::scratch;
+    const std::int64_t offset = life.storage ? layout->birth_offset[i] : layout->scratch_offset[life.born];
+    const Category category = life.storage ? answered.ours->program.storages[*life.storage].category : Category::scratch;
     out.push_back({{when(life.first_event), when(life.last_event)}, offset, offset + life.bytes, category, i});
   }
   return out;

@@ -128,9 +128,59 @@ class Builder {
   StepPicture out_;
 };
 
+SimTime instant_begin(std::size_t instant) { return SimTime(kInstant.value() * static_cast<std::int64_t>(instant)); }
+
+std::vector<PhaseSpan> phases_of(const Timeline& timeline) {
+  std::vector<PhaseSpan> out;
+  for (std::size_t i = 0; i < timeline.instants.size(); ++i) {
+    const std::optional<Phase> phase = phase_of(timeline.instants[i].phase);
+    if (!phase) continue;
+    const bool goes_on = !out.empty() && out.back().phase == *phase && out.back().time.end == instant_begin(i);
+    if (goes_on) out.back().time.end = instant_begin(i + 1);
+    else out.push_back({*phase, {instant_begin(i), instant_begin(i + 1)}});
+  }
+  return out;
+}
+
 }  // namespace
 
 StepPicture picture_of(const Program& program, const LinearProgram& linear) { return Builder(program, linear).build(); }
+
+StepPicture picture_of(const Timeline& timeline) {
+  StepPicture out;
+  const std::size_t instants = timeline.instants.size();
+  out.has_clock = false;
+  out.duration = instant_begin(instants);
+  out.phases = phases_of(timeline);
+  out.memory.reserve(2 * timeline.tensors.size());
+  for (const TimelineInstant& instant : timeline.instants) out.instructions.push_back({.stream = instant.stream, .clock = {}});
+  std::vector<std::vector<std::uint32_t>> deaths(instants);
+  std::uint32_t next = 0;  // tensors come in the order of their births
+  for (std::uint32_t i = 0; i < instants; ++i) {
+    for (; next < timeline.tensors.size() && timeline.tensors[next].birth == i; ++next) {
+      const TimelineTensor& tensor = timeline.tensors[next];
+      out.memory.add(instant_begin(i), tensor.category, tensor.bytes.value());
+      if (tensor.death < instants) deaths[tensor.death].push_back(next);
+      out.lives.push_back({std::nullopt, 0, i, tensor.death, out.memory.size() - 1, 0, tensor.bytes.value(), next});
+    }
+    for (const std::uint32_t dead : deaths[i]) {
+      out.memory.add(instant_begin(i + 1), timeline.tensors[dead].category, -timeline.tensors[dead].bytes.value());
+      out.lives[dead].last_event = out.memory.size() - 1;
+    }
+  }
+  for (LifeSpan& life : out.lives)
+    if (life.dies >= instants) life.last_event = out.memory.size();
+  out.birth_count = out.lives.size();
+  out.memory.finish(out.duration);
+  out.peak_event = out.memory.highest(0, out.memory.size());
+  return out;
+}
+
+std::optional<Phase> phase_of(std::string_view name) {
+  for (const Phase phase : {Phase::init, Phase::forward, Phase::backward, Phase::step})
+    if (name.ends_with(name_of(phase))) return phase;
+  return std::nullopt;
+}
 
 std::vector<std::size_t> alive_at(const StepPicture& picture, std::size_t event) {
   std::vector<std::size_t> out;

@@ -33,8 +33,8 @@ std::string label(double x, double y, std::string_view anchor, std::string_view 
 std::string svg_of(const Answered& answered, const SvgStyle& style) {
   const StepPicture& picture = answered.picture;
   const int plot_width = std::max(style.width - kLeft - kRight, 1), plot_height = std::max(style.height - kTop - kBottom, 1);
-  const Answer& a = answered.answer;
-  const double top = 1.05 * static_cast<double>(std::max(a.capacity, a.arena).value());
+  const Prediction& a = answered.prediction;
+  const double top = 1.05 * static_cast<double>(std::max(a.capacity, a.must_fit).value());
   const auto y_of = [&](std::int64_t bytes) { return kTop + plot_height * (1 - static_cast<double>(bytes) / top); };
   const auto x_of = [&](SimTime t) { return kLeft + plot_width * seconds(t) / std::max(seconds(picture.duration), 1e-12); };
   std::string out = fmt::format("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} {1}\" font-family=\"sans-serif\" font-size=\"12\">\n"
@@ -65,11 +65,11 @@ std::string svg_of(const Answered& answered, const SvgStyle& style) {
     out += label(kLeft + plot_width - 4, y_of(bytes.value()) - 3, "end", text);
   };
   line(a.usable, "", fill(say("usable {}", style.language), {format_gib(a.usable)}));
-  line(a.arena, "4 3", fill(say("arena {}", style.language), {format_gib(a.arena)}));
+  line(a.must_fit, "4 3", fill(answered.ours ? say("arena {}", style.language) : say("reserved {}", style.language), {format_gib(a.must_fit)}));
   for (const PhaseSpan& span : picture.phases)
     if (x_of(span.time.end) - x_of(span.time.begin) > 40) out += label((x_of(span.time.begin) + x_of(span.time.end)) / 2, style.height - kBottom + 16, "middle", say_name(name_of(span.phase), style.language));
   out += label(kLeft, style.height - kBottom + 32, "middle", "0");
-  out += label(kLeft + plot_width, style.height - kBottom + 32, "end", format_seconds(seconds(picture.duration)));
+  out += label(kLeft + plot_width, style.height - kBottom + 32, "end", time_words(answered, picture.duration, style.language));
   double x = kLeft;
   for (const Category category : kStackOrder) {
     const auto c = static_cast<std::size_t>(category);

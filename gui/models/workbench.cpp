@@ -1,9 +1,12 @@
 #include "gui/models/workbench.h"
 
 #include <chrono>
+#include <future>
 
 namespace zeroplan::gui {
 namespace {
+
+constexpr std::size_t kMostFixes = 8;
 
 class Stopwatch {
  public:
@@ -30,28 +33,76 @@ void apply_arena(Answer& answer, Bytes arena, bool laid_out) {
   else answer.verdict = static_cast<double>(answer.spare.value()) < uncertain ? Verdict::tight : Verdict::fits;
 }
 
+Prediction prediction_of(const Answer& answer) {
+  Prediction out;
+  out.question = answer.question;
+  out.by_category = answer.estimate.memory.by_category;
+  out.whole.requested = out.steady.requested = answer.estimate.memory.peak_live;
+  out.must_fit = answer.arena;
+  out.outside = answer.outside;
+  out.capacity = answer.capacity;
+  out.usable = answer.usable;
+  out.spare = answer.spare;
+  out.band_ratio = answer.band_ratio;
+  out.verdict = answer.verdict;
+  out.cost = StepCost{answer.step_s(), answer.tokens_per_s_per_gpu(), answer.mfu_ratio(), answer.estimate.traffic};
+  return out;
+}
+
+Span span_of_peak(const Prediction& prediction) {
+  if (prediction.steady.requested == prediction.whole.requested) return Span::steady;
+  return prediction.peak.phase.starts_with("first") ? Span::first : Span::whole;
+}
+
 std::shared_ptr<const Answered> Workbench::compute(const Asked& asked, Addresses addresses) {
   auto out = std::make_shared<Answered>();
   out->asked = asked;
-  Stopwatch watch;
   check_question(asked.question);
-  require_zeroplan_engine(asked.question);
-  out->program = compiler_.compile(asked.question);
-  out->linear = linearize(out->program);
-  cost_.compile_ms = watch.lap_ms();
-  out->answer = answer(asked.question, compiler_, pricer_, false);
-  cost_.price_ms = watch.lap_ms();
-  if (addresses == Addresses::lay_out) {
-    out->layout = lay_out(out->program, out->linear);
-    apply_arena(out->answer, out->layout->arena_bytes, true);
+  if (asked.question.plan.engine == Engine::zeroplan) {
+    compile(*out, addresses);
+    return out;
   }
-  cost_.layout_ms = watch.lap_ms();
-  out->picture = picture_of(out->program, out->linear);
+  cost_ = {};
+  Stopwatch watch;
+  std::future<Timeline> steady = std::async(std::launch::async, [&] { return timeline_of(asked.question); });
+  out->prediction = predict(asked.question);
+  cost_.compile_ms = watch.lap_ms();
+  out->timeline = steady.get();
+  if (const Span span = span_of_peak(out->prediction); span != Span::steady) out->timeline = timeline_of(asked.question, span);
+  out->picture = picture_of(*out->timeline);
   cost_.walk_ms = watch.lap_ms();
   return out;
 }
 
-std::vector<Fix> Workbench::fixes(const Answered& from) { return ranked_fixes(from.answer, compiler_, pricer_, 8); }
+void Workbench::compile(Answered& out, Addresses addresses) {
+  const Question& question = out.asked.question;
+  Stopwatch watch;
+  Compiled& ours = out.ours.emplace();
+  ours.program = compiler_.compile(question);
+  ours.linear = linearize(ours.program);
+  cost_.compile_ms = watch.lap_ms();
+  ours.answer = answer(question, compiler_, pricer_, false);
+  cost_.price_ms = watch.lap_ms();
+  if (addresses == Addresses::lay_out) {
+    ours.layout = lay_out(ours.program, ours.linear);
+    apply_arena(ours.answer, ours.layout->arena_bytes, true);
+  }
+  out.prediction = prediction_of(ours.answer);
+  cost_.layout_ms = watch.lap_ms();
+  out.picture = picture_of(ours.program, ours.linear);
+  cost_.walk_ms = watch.lap_ms();
+}
+
+std::vector<Remedy> Workbench::fixes(const Answered& from) {
+  std::vector<Remedy> out;
+  for (const Fix& fix : ranked_fixes(from.ours->answer, compiler_, pricer_, kMostFixes)) out.push_back({fix.change, prediction_of(fix.answer), fix.changes_numerics});
+  return out;
+}
+
+std::vector<Remedy> fixes_of_emulated(const Prediction& from) {
+  Predictor predictor;
+  return ranked_remedies(from, predictor, kMostFixes);
+}
 
 void History::push(Asked asked, bool same_gesture) {
   if (asked == now()) return;

@@ -40,7 +40,7 @@ void OverlayView::paintEvent(QPaintEvent*) {
   const int width_left = std::max(2, width() - kLeft - kRight), heights = std::max(2, height() - kTop - kBetween - kBottom);
   const QRect over(kLeft, kTop, width_left, heights * 2 / 3), under(kLeft, over.bottom() + kBetween, width_left, heights / 3);
   const std::vector<std::int64_t> a = totals(*a_, width_left), b = totals(*b_, width_left);
-  const Bytes capacity = std::max(a_->answer.capacity, b_->answer.capacity), arena = std::max(a_->answer.arena, b_->answer.arena);
+  const Bytes capacity = std::max(a_->prediction.capacity, b_->prediction.capacity), arena = std::max(a_->prediction.must_fit, b_->prediction.must_fit);
   const double top = 1.06 * static_cast<double>(std::max(capacity, arena).value());
   const auto y_of = [&](std::int64_t bytes) { return over.bottom() - over.height() * static_cast<double>(bytes) / top; };
   const std::int64_t tick = byte_tick(static_cast<std::int64_t>(top), std::max(2, over.height() / 50));
@@ -67,8 +67,8 @@ void OverlayView::paintEvent(QPaintEvent*) {
   curve(b, look_.theme.accent, true);
   curve(a, look_.theme.text, false);
   painter.setPen(QPen(look_.theme.text, 1.4));
-  painter.drawLine(QPointF(over.left(), y_of(b_->answer.usable.value())), QPointF(over.right(), y_of(b_->answer.usable.value())));
-  painter.drawText(QRectF(over.left(), y_of(b_->answer.usable.value()) - 18, over.width() - 4, 17), Qt::AlignRight | Qt::AlignVCenter, look_.filled("usable {}", {format_gib(b_->answer.usable)}));
+  painter.drawLine(QPointF(over.left(), y_of(b_->prediction.usable.value())), QPointF(over.right(), y_of(b_->prediction.usable.value())));
+  painter.drawText(QRectF(over.left(), y_of(b_->prediction.usable.value()) - 18, over.width() - 4, 17), Qt::AlignRight | Qt::AlignVCenter, look_.filled("usable {}", {format_gib(b_->prediction.usable)}));
 
   std::int64_t widest = 1;
   for (std::size_t i = 0; i < a.size(); ++i) widest = std::max(widest, std::abs(b[i] - a[i]));

@@ -1,8 +1,9 @@
 // Knobs: the left side of the Plan screen. Each knob is one key of the question (or its model or cluster) and follows the session: what the command line or an
-// undo changes moves the sliders. A drag is one gesture. Leaves out what a change leads to.
+// undo changes moves the sliders. A drag is one gesture. What the plan's engine does not have is disabled and says why. Leaves out what a change leads to.
 #pragma once
 
 #include <QScrollArea>
+#include <QTimer>
 #include <functional>
 #include <vector>
 
@@ -39,7 +40,13 @@ class Knobs : public QScrollArea {
                   std::function<void(std::int64_t, int)> write);
   void add_key_slider(const char* key, const QString& name, std::vector<std::int64_t> values, std::function<QString(std::int64_t)> words);
   QComboBox* add_choice(const char* id, const QString& name, const QStringList& choices, bool searchable, std::function<void(const QString&)> write);
+  void add_engines();
   void add_stages();
+  void add_overlap();
+  /// Disables the widget where the question's engine has no such key.
+  void only_where_known(QWidget* widget, const std::string& key);
+  void move(SliderKnob& knob, int at, int gesture);
+  void write_waiting();
   void follow();
   void follow(SliderKnob& knob);
 
@@ -48,6 +55,8 @@ class Knobs : public QScrollArea {
   QVBoxLayout* rows_;
   std::vector<std::unique_ptr<SliderKnob>> sliders_;
   std::vector<std::function<void(const Asked&)>> followers_;
+  std::function<void()> waiting_;  ///< the last move of a hand, while answers are slower than it
+  QTimer rest_;
   bool following_ = false;
 };
 

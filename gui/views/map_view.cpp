@@ -35,7 +35,7 @@ void MapView::set_plan(std::shared_ptr<const Answered> plan) {
   plan_ = std::move(plan);
   rectangles_.clear();
   hovered_.reset();
-  setAccessibleName(look_.filled("arena {}", {format_gib(plan_->answer.arena)}));
+  setAccessibleName(plan_->ours ? look_.filled("arena {}", {format_gib(plan_->prediction.must_fit)}) : look_.filled("reserved {}", {format_gib(plan_->prediction.must_fit)}));
   update();
 }
 
@@ -53,7 +53,7 @@ double MapView::x_of(SimTime time) const {
 }
 
 double MapView::y_of(std::int64_t address_bytes) const {
-  const double ratio = static_cast<double>(address_bytes) / static_cast<double>(std::max<std::int64_t>(plan_->answer.arena.value(), 1));
+  const double ratio = static_cast<double>(address_bytes) / static_cast<double>(std::max<std::int64_t>(plan_->prediction.must_fit.value(), 1));
   return plot().bottom() + 1 - plot().height() * (ratio - low_ratio_) / (high_ratio_ - low_ratio_);
 }
 
@@ -77,16 +77,24 @@ void MapView::draw_rectangles() {
   }
 }
 
+void MapView::draw_absence(QPainter& painter) {
+  const Plan& plan = plan_->asked.question.plan;
+  painter.setPen(look_.theme.faint);
+  painter.drawText(rect().adjusted(40, 40, -40, -40), Qt::AlignCenter | Qt::TextWordWrap,
+                   look_.filled("Addresses exist for the zeroplan engine only. {} takes memory from PyTorch's caching allocator, whose reserved bytes the verdict counts.", {engine_words(plan.engine, plan.tool)}));
+}
+
 void MapView::paintEvent(QPaintEvent*) {
   QPainter painter(this);
   painter.fillRect(rect(), look_.theme.base);
-  if (!plan_ || !plan_->layout) return;
+  if (plan_ && !plan_->ours) draw_absence(painter);
+  if (!plan_ || plan_->layout() == nullptr) return;
   const QRect place = plot();
   if (rectangles_.empty()) rectangles_ = map_of(*plan_);
   draw_rectangles();
   painter.drawImage(QRectF(place), image_, QRectF(0, 0, image_.width(), image_.height()));
   painter.setPen(look_.theme.text);
-  const Layout& layout = *plan_->layout;
+  const Layout& layout = *plan_->layout();
   const QRect head(kMarginLeft, 4, place.width(), 18);
   painter.drawText(head, Qt::AlignLeft | Qt::AlignVCenter, look_.filled("address × time of one step: every tensor at its planned address; the height is the arena, {}", {format_gib(layout.arena_bytes)}));
   painter.setPen(look_.theme.faint);

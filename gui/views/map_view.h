@@ -36,6 +36,7 @@ class MapView : public QWidget {
   std::optional<std::size_t> rectangle_at(QPoint point) const;
   QString words_of(std::size_t rectangle) const;
   void draw_rectangles();
+  void draw_absence(QPainter& painter);
 
   const Look& look_;
   std::shared_ptr<const Answered> plan_;

@@ -95,7 +95,7 @@ void PlanScreen::show_instant() {
   const std::size_t event = step_->selected_event();
   if (tabs_->currentIndex() == 0) {
     Table table = alive_table(now, event, filter_->text().toStdString(), look_.theme.palette, look_.language);
-    alive_head_->setText(look_.filled("at {}: {} in {} tensors", {format_seconds(seconds(now.picture.memory.time(event))), format_gib(Bytes(now.picture.memory.total_after(event))),
+    alive_head_->setText(look_.filled("at {}: {} in {} tensors", {time_words(now, now.picture.memory.time(event), look_.language), format_gib(Bytes(now.picture.memory.total_after(event))),
                                                                   std::to_string(table.rows.size())}) +
                          "\n" + QString::fromStdString(place_words(now, instruction_at(now.picture, event), look_.language)));
     alive_note_->setText(table.rows.empty() ? QString() : QString::fromStdString(table.rows.front().note));
@@ -107,7 +107,7 @@ void PlanScreen::show_instant() {
 
 void PlanScreen::show_fixes() {
   const bool none = session_.fixes().empty();
-  const bool over = session_.now().answer.verdict == Verdict::does_not_fit;
+  const bool over = session_.now().prediction.verdict == Verdict::does_not_fit;
   fixes_head_->setText(!none ? look_("Enter or double click applies; hover previews")
                              : over ? look_("nothing tried fits: take more GPUs, a smaller batch or a smaller model") : look_("it fits, and nothing tried is faster"));
   fixes_->set(fixes_table(session_.fixes(), session_.now(), look_.language));

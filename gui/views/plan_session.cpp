@@ -4,7 +4,7 @@ namespace zeroplan::gui {
 namespace {
 
 constexpr double kLayoutInADragMs = 25;
-constexpr int kFixesAfterMs = 60;
+constexpr int kFixesAfterMs = 60, kEmulatedFixesAfterMs = 250;  // the second takes every core: not between two moves of a hand
 
 }  // namespace
 
@@ -12,6 +12,7 @@ PlanSession::PlanSession(Asked first, QObject* parent) : QObject(parent), histor
   now_ = workbench_.compute(first, Addresses::lay_out);
   layout_ms_ = workbench_.last_cost().layout_ms;
   fixes_timer_.setSingleShot(true);
+  seekers_.setMaxThreadCount(1);
   connect(&fixes_timer_, &QTimer::timeout, this, &PlanSession::find_fixes);
   fixes_timer_.start(kFixesAfterMs);
 }
@@ -47,8 +48,17 @@ bool PlanSession::change(std::string_view key, const std::string& value, int ges
   }
 }
 
+bool PlanSession::choose_engine(Engine engine, int gesture) {
+  try {
+    return engine == now_->asked.question.plan.engine || ask(with_engine(history_.now(), engine), gesture);
+  } catch (const std::runtime_error& error) {
+    emit refused(QString::fromUtf8(error.what()));
+    return false;
+  }
+}
+
 void PlanSession::settle() {
-  if (!now_->layout)
+  if (now_->ours && !now_->ours->layout)
     if (auto whole = compute(now_->asked, Addresses::lay_out)) show(std::move(whole), ghost_);
 }
 
@@ -70,14 +80,14 @@ void PlanSession::redo() {
 void PlanSession::apply_fix(std::size_t index) {
   if (index >= fixes_.size()) return;
   Asked asked = now_->asked;
-  asked.question = fixes_[index].answer.question;
+  asked.question = fixes_[index].prediction.question;
   ask(asked, new_gesture());
 }
 
 std::shared_ptr<const Answered> PlanSession::preview(std::size_t index) {
   if (index >= fixes_.size()) return nullptr;
   Asked asked = now_->asked;
-  asked.question = fixes_[index].answer.question;
+  asked.question = fixes_[index].prediction.question;
   return compute(asked, Addresses::leave_out);
 }
 
@@ -86,11 +96,22 @@ void PlanSession::show(std::shared_ptr<const Answered> answer, std::shared_ptr<c
   ghost_ = std::move(ghost);
   fixes_.clear();
   emit answered();
-  fixes_timer_.start(kFixesAfterMs);
+  fixes_timer_.start(now_->ours ? kFixesAfterMs : kEmulatedFixesAfterMs);
 }
 
 void PlanSession::find_fixes() {
-  fixes_ = workbench_.fixes(*now_);
+  if (now_->ours) return take_fixes(now_, workbench_.fixes(*now_));
+  seekers_.clear();
+  seekers_.start([this, of = now_] {
+    std::vector<Remedy> found = fixes_of_emulated(of->prediction);
+    QMetaObject::invokeMethod(this, [this, of, found = std::move(found)] { take_fixes(of, found); }, Qt::QueuedConnection);
+  });
+}
+
+// What was found for a plan that is no longer shown is dropped.
+void PlanSession::take_fixes(const std::shared_ptr<const Answered>& of, std::vector<Remedy> fixes) {
+  if (of != now_) return;
+  fixes_ = std::move(fixes);
   emit fixes_ready();
 }
 

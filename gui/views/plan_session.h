@@ -1,9 +1,10 @@
 // PlanSession: the one plan that the whole window shows, its history and its ghost. Every change is answered at once, verdict, picture and addresses together,
-// and announced by one signal. Leaves out widgets.
+// and announced by one signal. Fixes of emulated engines are sought beside the window's thread. Leaves out widgets.
 #pragma once
 
 #include <QElapsedTimer>
 #include <QObject>
+#include <QThreadPool>
 #include <QTimer>
 
 #include "gui/models/workbench.h"
@@ -20,7 +21,7 @@ class PlanSession : public QObject {
   std::shared_ptr<const Answered> shared_now() const { return now_; }
   /// The plan before the last gesture; null at the start.
   std::shared_ptr<const Answered> ghost() const { return ghost_; }
-  const std::vector<Fix>& fixes() const { return fixes_; }
+  const std::vector<Remedy>& fixes() const { return fixes_; }
   bool can_undo() const { return history_.can_undo(); }
   bool can_redo() const { return history_.can_redo(); }
   const Cost& last_cost() const { return workbench_.last_cost(); }
@@ -31,6 +32,7 @@ class PlanSession : public QObject {
   /// False, and refused() with a sentence, if the question cannot be compiled: the plan stays.
   bool ask(const Asked& asked, int gesture);
   bool change(std::string_view key, const std::string& value, int gesture);
+  bool choose_engine(Engine engine, int gesture);
   void undo();
   void redo();
   void apply_fix(std::size_t index);
@@ -48,14 +50,16 @@ class PlanSession : public QObject {
   std::shared_ptr<const Answered> compute(const Asked& asked, Addresses addresses);
   void show(std::shared_ptr<const Answered> answer, std::shared_ptr<const Answered> ghost);
   void find_fixes();
+  void take_fixes(const std::shared_ptr<const Answered>& of, std::vector<Remedy> fixes);
 
   Workbench workbench_;
   History history_;
   std::shared_ptr<const Answered> now_, ghost_;
-  std::vector<Fix> fixes_;
+  std::vector<Remedy> fixes_;
   QTimer fixes_timer_;
   int gestures_ = 0, last_gesture_ = 0;
   double layout_ms_ = 0;  ///< the last layout's: above what a frame allows, it waits for the end of a drag
+  QThreadPool seekers_;   ///< last: waits for what still runs, which posts to this object
 };
 
 }  // namespace zeroplan::gui

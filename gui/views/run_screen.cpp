@@ -120,10 +120,7 @@ RunScreen::RunScreen(PlanSession& session, const Look& look, QWidget* parent)
     if (const QString file = QFileDialog::getOpenFileName(this, look_("Follow a log…")); !file.isEmpty()) follow(file);
   });
   connect(twin_, &QCheckBox::toggled, this, &RunScreen::set_command);
-  connect(&session_, &PlanSession::answered, this, [this] {
-    twin_->setChecked(session_.now().asked.question.cluster.device.kind == DeviceKind::cuda);
-    note_->setText(twin_->isChecked() ? look_("this plan is for GPUs; its twin (same plan, small dimensions) runs on this machine's CPU") : QString());
-  });
+  connect(&session_, &PlanSession::answered, this, &RunScreen::follow_plan);
   connect(&process_, &QProcess::readyReadStandardOutput, this, [this] { take(process_.readAllStandardOutput()); });
   connect(&process_, &QProcess::readyReadStandardError, this, [this] { errors_ = process_.readAllStandardError(); });
   connect(&process_, &QProcess::finished, this, [this](int code, QProcess::ExitStatus status) { ended(status == QProcess::CrashExit && !stopping_ ? 5 : code); });
@@ -132,10 +129,17 @@ RunScreen::RunScreen(PlanSession& session, const Look& look, QWidget* parent)
     show_state();
   });
   connect(&poll_, &QTimer::timeout, this, &RunScreen::read_file);
-  twin_->setChecked(session_.now().asked.question.cluster.device.kind == DeviceKind::cuda);
-  note_->setText(twin_->isChecked() ? look_("this plan is for GPUs; its twin (same plan, small dimensions) runs on this machine's CPU") : QString());
+  follow_plan();
   set_command();
   show_state();
+}
+
+void RunScreen::follow_plan() {
+  const Question& question = session_.now().asked.question;
+  twin_->setChecked(question.cluster.device.kind == DeviceKind::cuda);
+  if (!session_.now().ours) note_->setText(look_.filled("only the zeroplan engine runs here; {} is predicted", {engine_words(question.plan.engine, question.plan.tool)}));
+  else note_->setText(twin_->isChecked() ? look_("this plan is for GPUs; its twin (same plan, small dimensions) runs on this machine's CPU") : QString());
+  start_->setEnabled(!is_running() && session_.now().ours);
 }
 
 RunScreen::~RunScreen() {
@@ -154,7 +158,7 @@ void RunScreen::set_command() {
 }
 
 void RunScreen::start() {
-  if (is_running()) return;
+  if (is_running() || !session_.now().ours) return;
   poll_.stop();
   log_ = RunLog();
   errors_.clear();
@@ -216,7 +220,7 @@ void RunScreen::ended(int code) {
 }
 
 void RunScreen::show_state() {
-  start_->setEnabled(!is_running());
+  start_->setEnabled(!is_running() && session_.now().ours);
   stop_->setEnabled(is_running() || poll_.isActive());
   const std::size_t steps = log_.steps().size();
   const auto number = [](std::size_t n) { return std::to_string(n); };

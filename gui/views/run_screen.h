@@ -51,6 +51,7 @@ class RunScreen : public QWidget {
 
  private:
   void set_command();
+  void follow_plan();
   void read_file();
   void take(const QByteArray& bytes);
   void ended(int code);

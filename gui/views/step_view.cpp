@@ -92,6 +92,7 @@ void StepView::place_parts() {
 
 std::vector<Stream> StepView::lane_streams() const {
   std::array<bool, kStreamCount> used{};
+  if (plan_ && !plan_->picture.has_clock) return {};
   if (plan_)
     for (const InstructionSpan& i : plan_->picture.instructions) used[static_cast<std::size_t>(i.stream)] |= i.clock.end > i.clock.begin;
   std::vector<Stream> out;
@@ -112,8 +113,8 @@ SimTime StepView::time_at(double x) const {
 }
 
 std::int64_t StepView::top_bytes() const {
-  const Bytes highest = std::max(plan_->answer.capacity, plan_->answer.arena);
-  const Bytes before = ghost_ ? std::min(ghost_->answer.arena, highest * 2) : Bytes();
+  const Bytes highest = std::max(plan_->prediction.capacity, plan_->prediction.must_fit);
+  const Bytes before = ghost_ ? std::min(ghost_->prediction.must_fit, highest * 2) : Bytes();
   return static_cast<std::int64_t>(1.06 * static_cast<double>(std::max(highest, before).value()));
 }
 
@@ -167,7 +168,7 @@ void StepView::paintEvent(QPaintEvent*) {
   if (!plan_) return;
   draw_stack(painter);
   draw_sizes(painter);
-  if (ghost_) draw_outline(painter, *ghost_, look_.theme.ghost, look_.filled("before: {}", {format_gib(ghost_->answer.estimate.memory.peak_live)}));
+  if (ghost_) draw_outline(painter, *ghost_, look_.theme.ghost, look_.filled("before: {}", {format_gib(ghost_->prediction.whole.requested)}));
   if (preview_) draw_outline(painter, *preview_, look_.theme.accent, look_("preview"));
   draw_phases(painter);
   draw_lanes(painter);
@@ -191,11 +192,16 @@ void StepView::draw_stack(QPainter& painter) {
 
 void StepView::draw_outline(QPainter& painter, const Answered& other, const QColor& colour, const QString& label) {
   const QRect plot = places().plot;
-  if (other.picture.duration <= from_) return;
-  const auto columns = other.picture.memory.columns(from_, to_, plot.width());
+  // Without a clock on both sides the same part of the step is compared.
+  const bool same_clock = plan_->picture.has_clock && other.picture.has_clock;
+  const double scale = same_clock ? 1 : static_cast<double>(other.picture.duration.value()) / static_cast<double>(std::max<std::int64_t>(plan_->picture.duration.value(), 1));
+  const auto scaled = [&](SimTime time) { return SimTime(static_cast<std::int64_t>(static_cast<double>(time.value()) * scale)); };
+  const SimTime from = scaled(from_), to = std::max(scaled(to_), from + SimTime(1));
+  if (other.picture.duration <= from) return;
+  const auto columns = other.picture.memory.columns(from, to, plot.width());
   QPainterPath path;
   for (int c = 0; c < plot.width(); ++c) {
-    if (time_at(plot.left() + c) > other.picture.duration) break;
+    if (scaled(time_at(plot.left() + c)) > other.picture.duration) break;
     const QPointF point(plot.left() + c, std::max<double>(y_of(columns[static_cast<std::size_t>(c)].total_bytes), plot.top()));
     if (c == 0) path.moveTo(point);
     else path.lineTo(point);
@@ -211,19 +217,19 @@ void StepView::draw_outline(QPainter& painter, const Answered& other, const QCol
 
 void StepView::draw_limits(QPainter& painter) {
   const QRect plot = places().plot;
-  const Answer& a = plan_->answer;
+  const Prediction& a = plan_->prediction;
   const auto line = [&](Bytes bytes, const QColor& colour, Qt::PenStyle pen, double width) {
     painter.setPen(QPen(colour, width, pen));
     painter.drawLine(QPointF(plot.left(), y_of(bytes.value())), QPointF(plot.right(), y_of(bytes.value())));
   };
   line(a.capacity, look_.theme.faint, Qt::SolidLine, 1);
   line(a.usable, look_.theme.text, Qt::SolidLine, 1.6);
-  line(a.arena, look_.theme.of(a.verdict), Qt::DashLine, 1.6);
+  line(a.must_fit, look_.theme.of(a.verdict), Qt::DashLine, 1.6);
   // Labels of lines that lie close together stand side by side.
   const auto label = [&](Bytes bytes, Text text, const QColor& colour, double right) { plate(painter, QPointF(right, y_of(bytes.value()) - 1), look_.filled(text, {format_gib(bytes)}), colour, look_.theme.base); };
   label(a.capacity, "physical {}", look_.theme.faint, plot.right());
   label(a.usable, "usable {}", look_.theme.text, plot.right() - plot.width() * 0.36);
-  label(a.arena, "arena {}", look_.theme.of(a.verdict), plot.left() + plot.width() * 0.30);
+  label(a.must_fit, plan_->ours ? Text("arena {}") : Text("reserved {}"), look_.theme.of(a.verdict), plot.left() + plot.width() * 0.30);
 }
 
 void StepView::draw_sizes(QPainter& painter) {
@@ -313,7 +319,8 @@ void StepView::draw_times(QPainter& painter) {
     if (t < from_.value()) continue;
     const double x = x_of(SimTime(t));
     painter.drawLine(QPointF(x, place.top()), QPointF(x, place.top() + 4));
-    const QString label = t == 0 ? QString("0") : QString::fromStdString(format_seconds(seconds(SimTime(t))));
+    const bool has_clock = plan_->picture.has_clock;
+    const QString label = t == 0 ? QString("0") : has_clock ? QString::fromStdString(format_seconds(seconds(SimTime(t)))) : QString::number(t / kInstant.value());
     const double half = painter.fontMetrics().horizontalAdvance(label) / 2.0;
     painter.drawText(QPointF(std::clamp(x - half, place.left() + 0.0, place.right() - 2 * half), place.bottom() - 2), label);
   }
@@ -323,7 +330,7 @@ void StepView::draw_legend(QPainter& painter) {
   const QRect place = places().legend;
   int x = place.left(), y = place.top();
   const auto entry = [&](const QColor& colour, const QString& label) {
-    const int width = painter.fontMetrics().horizontalAdvance(label) + 30;
+    const int width = painter.fontMetrics().horizontalAdvance(label) + 26;
     if (x + width > place.right() && x > place.left()) {
       x = place.left();
       y += kLegendRow;
@@ -333,6 +340,7 @@ void StepView::draw_legend(QPainter& painter) {
     painter.drawText(QRect(x + 16, y, width, kLegendRow), Qt::AlignLeft | Qt::AlignVCenter, label);
     x += width;
   };
+  if (!plan_->picture.has_clock) entry(Qt::transparent, look_("across: issue order, no clock"));
   const Stack peak = plan_->picture.memory.stack_after(plan_->picture.peak_event);
   for (const Category category : kStackOrder)
     if (peak[static_cast<std::size_t>(category)] > 0 || category == Category::logits_and_loss)
@@ -362,7 +370,7 @@ void StepView::draw_hover(QPainter& painter) {
   painter.setPen(QPen(look_.theme.faint, 1, Qt::DotLine));
   painter.drawLine(hover_->x(), plot.top(), hover_->x(), places().lanes.bottom());
   std::vector<std::pair<QString, QColor>> lines;
-  lines.emplace_back(QString::fromStdString(format_seconds(seconds(plan_->picture.memory.time(column.event))) + "   " + format_gib(Bytes(column.total_bytes))), look_.theme.text);
+  lines.emplace_back(QString::fromStdString(time_words(*plan_, plan_->picture.memory.time(column.event), look_.language) + "   " + format_gib(Bytes(column.total_bytes))), look_.theme.text);
   lines.emplace_back(QString::fromStdString(place_words(*plan_, instruction_at(plan_->picture, column.event), look_.language)), look_.theme.faint);
   for (auto it = kStackOrder.rbegin(); it != kStackOrder.rend(); ++it)
     if (const std::int64_t bytes = column.stack[static_cast<std::size_t>(*it)]; bytes > 0)

@@ -62,8 +62,8 @@ QString VerdictStrip::verdict() const { return badge_->text(); }
 void VerdictStrip::follow() {
   const Answered& now = session_.now();
   const VerdictLines lines = verdict_lines(now, look_.language);
-  const QColor colour = look_.theme.of(now.answer.verdict);
-  badge_->setText(QString::fromStdString(verdict_words(now.answer.verdict, look_.language)));
+  const QColor colour = look_.theme.of(now.prediction.verdict);
+  badge_->setText(QString::fromStdString(verdict_words(now.prediction.verdict, look_.language)));
   badge_->setStyleSheet(QString("QLabel { background: %1; color: %2; border-radius: 6px; padding: 6px 12px; }").arg(colour.name(), look_.theme.dark ? "#10131a" : "#ffffff"));
   need_->setText(QString::fromStdString(lines.need));
   when_->setText(QString::fromStdString(lines.when));

@@ -34,8 +34,8 @@ until_badge() { for _ in $(seq 30); do [ "$(badge "$2")" = "$1" ] && return 0; s
 key() { xdotool key --clearmodifiers "$1"; sleep 0.4; }
 
 until_badge 0 first || fail "the window does not open with a plan that fits"
-xdotool mousemove --window "$window" 179 267 mousedown 1
-for x in 200 230 260 290 314; do xdotool mousemove --window "$window" "$x" 267; sleep 0.05; done
+xdotool mousemove --window "$window" 179 294 mousedown 1
+for x in 200 230 260 290 314; do xdotool mousemove --window "$window" "$x" 294; sleep 0.05; done
 xdotool mouseup 1
 until_badge 1 dragged || fail "a long sequence does not turn the verdict"
 key ctrl+z

@@ -21,36 +21,56 @@ TEST_CASE("the picture's maximum is the fold's peak, band by band, for random pl
     const auto answered = workbench.compute(asked, Addresses::lay_out);
     const StepPicture& picture = answered->picture;
     const Stack peak = picture.memory.stack_after(picture.peak_event);
-    REQUIRE(total_of(peak) == answered->answer.estimate.memory.peak_live.value());
-    REQUIRE(total_of(peak) == answered->layout->max_live.value());
+    REQUIRE(total_of(peak) == answered->ours->answer.estimate.memory.peak_live.value());
+    REQUIRE(total_of(peak) == answered->layout()->max_live.value());
     std::int64_t alive = 0;
     for (const std::size_t life : alive_at(picture, picture.peak_event)) alive += picture.lives[life].bytes;
     REQUIRE(alive == total_of(peak));
-    REQUIRE(picture.birth_count == answered->layout->birth_offset.size());
-    REQUIRE(picture.instructions.size() == answered->linear.instructions.size());
+    REQUIRE(picture.birth_count == answered->layout()->birth_offset.size());
+    REQUIRE(picture.instructions.size() == answered->ours->linear.instructions.size());
+  }
+}
+
+TEST_CASE("an emulated engine's picture reaches the prediction's peak, category by category, and what is alive there adds up") {
+  Workbench workbench;
+  for (const char* words : {"", "--stage 1", "--stage 2 --accumulate 2", "--stage 3 --checkpoint none --seq 512", "--engine fsdp2", "--engine ddp", "--stage 2 --offload-optimizer cpu", "--preset hf-auto-zero3"}) {
+    const auto parsed = parse_command_line(std::string("qwen2.5-1.5b --on 8xa100-80g ") + words);
+    REQUIRE(std::holds_alternative<Asked>(parsed));
+    const auto answered = workbench.compute(std::get<Asked>(parsed), Addresses::leave_out);
+    const StepPicture& picture = answered->picture;
+    INFO(words);
+    const Stack peak = picture.memory.stack_after(picture.peak_event);
+    REQUIRE(total_of(peak) == answered->prediction.whole.requested.value());
+    REQUIRE(peak == answered->timeline->by_category(answered->timeline->peak()));
+    REQUIRE(peak == answered->prediction.by_category);
+    std::int64_t alive = 0;
+    for (const std::size_t life : alive_at(picture, picture.peak_event)) alive += picture.lives[life].bytes;
+    REQUIRE(alive == total_of(peak));
+    REQUIRE(picture.memory.time(picture.peak_event).value() / kInstant.value() == static_cast<std::int64_t>(answered->timeline->peak()));
+    REQUIRE(instruction_at(picture, picture.peak_event) == answered->timeline->peak());
   }
 }
 
 TEST_CASE("middle micro batches are drawn once and say how often they run") {
-  Asked asked = asked_of("internlm2-20b", "8xa100-80g");
+  Asked asked = asked_of("internlm2-20b", "8xa100-80g", Engine::zeroplan);
   Workbench workbench;
   const auto few = workbench.compute(with_key(asked, "accumulate", "8"), Addresses::leave_out);
   const auto many = workbench.compute(with_key(asked, "accumulate", "64"), Addresses::leave_out);
   REQUIRE(few->picture.repeats.size() == 1);
   REQUIRE(few->picture.memory.size() == many->picture.memory.size());
   REQUIRE(many->picture.repeats.front().count == few->picture.repeats.front().count + 56);
-  REQUIRE(many->answer.step_s() > few->answer.step_s());
+  REQUIRE(many->step_s() > few->step_s());
 }
 
 TEST_CASE("rectangles of the map that are alive together never overlap and stay inside the arena", "[property]") {
   Workbench workbench;
-  const auto answered = workbench.compute(asked_of("qwen2.5-0.5b", "2xa100-80g"), Addresses::lay_out);
+  const auto answered = workbench.compute(asked_of("qwen2.5-0.5b", "2xa100-80g", Engine::zeroplan), Addresses::lay_out);
   const std::vector<MapRectangle> map = map_of(*answered);
   REQUIRE(map.size() == answered->picture.lives.size());
   const StepPicture& picture = answered->picture;
   for (std::size_t i = 0; i < map.size(); ++i) {
     REQUIRE(map[i].begin_bytes >= 0);
-    REQUIRE(map[i].end_bytes <= answered->answer.arena.value());
+    REQUIRE(map[i].end_bytes <= answered->prediction.must_fit.value());
     for (std::size_t j = i + 1; j < map.size(); ++j) {
       const LifeSpan &a = picture.lives[i], &b = picture.lives[j];
       const bool together = a.first_event < b.last_event && b.first_event < a.last_event;
@@ -62,7 +82,8 @@ TEST_CASE("rectangles of the map that are alive together never overlap and stay 
 
 TEST_CASE("the breakdown adds up to the device's capacity") {
   Workbench workbench;
-  const auto answered = workbench.compute(asked_of("internlm2-20b", "8xa100-80g"), Addresses::lay_out);
+  const Engine engine = GENERATE(Engine::zeroplan, Engine::deepspeed, Engine::fsdp2, Engine::ddp);
+  const auto answered = workbench.compute(asked_of("internlm2-20b", "8xa100-80g", engine), Addresses::lay_out);
   const Table table = breakdown_table(*answered, answered->picture.peak_event, {}, Language::english);
   double categories = 0, rest = 0, capacity = 0;
   for (const Row& row : table.rows) {
@@ -75,7 +96,7 @@ TEST_CASE("the breakdown adds up to the device's capacity") {
 
 TEST_CASE("exports are whole: the SVG closes and names its verdict, a CSV field with quotes and commas survives") {
   Workbench workbench;
-  const auto answered = workbench.compute(asked_of("internlm2-20b", "8xa100-80g"), Addresses::lay_out);
+  const auto answered = workbench.compute(asked_of("internlm2-20b", "8xa100-80g", Engine::zeroplan), Addresses::lay_out);
   const std::string svg = svg_of(*answered, {});
   REQUIRE(svg.find("</svg>") != std::string::npos);
   REQUIRE(svg.find("FITS") != std::string::npos);

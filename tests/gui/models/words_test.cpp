@@ -34,12 +34,31 @@ TEST_CASE("every name that the planner hands to the window has a Chinese form") 
   Workbench workbench;
   for (const char* model : {"internlm2-20b", "qwen3-8b", "qwen2.5-0.5b"})
     for (const char* stage : {"0", "1", "2", "3"}) {
-      const auto answered = workbench.compute(with_key(asked_of(model, "8xa100-80g"), "stage", stage), Addresses::leave_out);
-      for (const Storage& storage : answered->program.storages) {
+      const auto answered = workbench.compute(with_key(asked_of(model, "8xa100-80g", Engine::zeroplan), "stage", stage), Addresses::leave_out);
+      for (const Storage& storage : answered->ours->program.storages) {
         INFO(storage.name << ": " << storage.why);
         REQUIRE(has_words(storage.why));
       }
     }
+}
+
+TEST_CASE("every reason that a timeline or an emulation hands to the window has a Chinese form") {
+  Workbench workbench;
+  for (const char* words : {"", "--stage 1", "--stage 2", "--engine fsdp2", "--engine fsdp2 --stage 2", "--engine ddp", "--engine fsdp1", "--stage 3 --offload-optimizer cpu --offload-parameters cpu",
+                            "--stage 2 --offload-optimizer cpu --checkpoint none --loss fused", "--engine ddp --compile true --fp8 true --optimizer lion --offload-activations cpu",
+                            "--preset hf-auto-zero3 --offload-optimizer nvme --checkpoint selective-attention", "--engine fsdp1 --train lora-8", "--engine fsdp2 --optimizer paged-adamw-8bit", "--engine fsdp2 --optimizer muon", "--engine deepspeed --tool easycontext --sequence-parallel 2", "--sequence-parallel 2 --optimizer-kernel fused"}) {
+    const auto parsed = parse_command_line(std::string("qwen3-8b --on 8xa100-80g ") + words);
+    INFO(words);
+    if (const auto* error = std::get_if<LineError>(&parsed)) FAIL(error->message);
+    const auto answered = workbench.compute(std::get<Asked>(parsed), Addresses::leave_out);
+    for (const TimelineTensor& tensor : answered->timeline->tensors)
+      if (!has_words(tensor.why)) FAIL(tensor.name << ": " << tensor.why);
+    for (const TimelineInstant& instant : answered->timeline->instants)
+      if (!phase_of(instant.phase) && !has_words(instant.phase)) FAIL(instant.phase);
+    for (const EmulationGap& gap : answered->prediction.gaps)
+      if (!has_words(gap.taken)) FAIL(gap.key << ": " << gap.taken);
+    for (const Language language : {Language::english, Language::chinese}) REQUIRE_FALSE(verdict_lines(*answered, language).when.empty());
+  }
 }
 
 TEST_CASE("every verdict has its word in both languages") {

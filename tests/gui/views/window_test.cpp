@@ -1,6 +1,7 @@
 // Drives the real window on Qt's offscreen platform: what a hand does to a knob, the command line and the undo key, and what the window then shows.
 #include <QAbstractItemModelTester>
 #include <QApplication>
+#include <QComboBox>
 #include <QDragEnterEvent>
 #include <QDropEvent>
 #include <QLabel>
@@ -26,14 +27,16 @@
 
 namespace zeroplan::gui {
 
+const QString kOurs = "zeroplan fit internlm2-20b --on 8xa100-80g --engine zeroplan";
+
 class WindowTest : public QObject {
   Q_OBJECT
 
  private:
   struct Fixture {
-    PlanSession session{asked_of("internlm2-20b", "8xa100-80g")};
+    PlanSession session;
     MainWindow window{session, Language::english, false};
-    Fixture() { window.show(); }
+    explicit Fixture(Engine engine = Engine::zeroplan) : session(asked_of("internlm2-20b", "8xa100-80g", engine)) { window.show(); }
     QLineEdit* line() { return window.findChild<QLineEdit*>("command_line"); }
     QSlider* slider(const char* name) { return window.findChild<QSlider*>(name); }
     QString problem() { return window.findChild<QLabel*>("problem")->isVisible() ? window.findChild<QLabel*>("problem")->text() : QString(); }
@@ -47,7 +50,7 @@ class WindowTest : public QObject {
   void opens_with_an_answer() {
     Fixture f;
     QCOMPARE(f.window.strip()->verdict(), QString("FITS"));
-    QCOMPARE(f.line()->text(), QString("zeroplan fit internlm2-20b --on 8xa100-80g"));
+    QCOMPARE(f.line()->text(), kOurs);
   }
 
   void a_slider_changes_verdict_and_command_line_and_undo_returns_both() {
@@ -57,9 +60,56 @@ class WindowTest : public QObject {
     QVERIFY(f.line()->text().contains("--seq 262144"));
     f.window.findChild<QAction*>("undo")->trigger();
     QCOMPARE(f.window.strip()->verdict(), QString("FITS"));
-    QCOMPARE(f.line()->text(), QString("zeroplan fit internlm2-20b --on 8xa100-80g"));
+    QCOMPARE(f.line()->text(), kOurs);
     f.window.findChild<QAction*>("redo")->trigger();
     QCOMPARE(f.window.strip()->verdict(), QString("DOES NOT FIT"));
+  }
+
+  void another_engine_changes_verdict_and_command_line_and_undo_returns_both() {
+    Fixture f;
+    auto* engines = f.window.findChild<QComboBox*>("engine");
+    QCOMPARE(engines->currentText(), QString("zeroplan"));
+    const QStringList lines{"zeroplan fit internlm2-20b --on 8xa100-80g", "zeroplan fit internlm2-20b --on 8xa100-80g --engine fsdp2", "zeroplan fit internlm2-20b --on 8xa100-80g --engine ddp"};
+    const QStringList verdicts{"FITS", "FITS", "DOES NOT FIT"};
+    for (int i = 0; i < 3; ++i) {
+      engines->setCurrentIndex(i + 1);
+      emit engines->activated(i + 1);
+      QCOMPARE(f.line()->text(), lines[i]);
+      QCOMPARE(f.window.strip()->verdict(), verdicts[i]);
+      QVERIFY(!f.slider("prefetch_units")->isEnabled());
+      QVERIFY(f.slider("prefetch_units")->toolTip().contains("zeroplan engine"));
+      QVERIFY(!f.window.findChild<QPushButton*>(i == 2 ? "stage3" : "stage0")->isEnabled());
+    }
+    for (int i = 0; i < 3; ++i) f.window.findChild<QAction*>("undo")->trigger();
+    QCOMPARE(f.line()->text(), kOurs);
+    QCOMPARE(f.window.strip()->verdict(), QString("FITS"));
+    QCOMPARE(engines->currentText(), QString("zeroplan"));
+    QVERIFY(f.slider("prefetch_units")->isEnabled());
+  }
+
+  void the_command_line_means_what_it_means_to_the_program() {
+    Fixture f;
+    f.type("internlm2-20b --on 8xa100-80g");
+    QCOMPARE(f.session.now().asked.question.plan.preset, std::string("xtuner-zero3"));
+    QCOMPARE(f.window.findChild<QComboBox*>("engine")->currentText(), QString("DeepSpeed (XTuner)"));
+    f.type("internlm2-20b --on 8xa100-80g --preset hf-auto-zero3");
+    QCOMPARE(f.window.findChild<QComboBox*>("engine")->currentText(), QString("DeepSpeed (hf-trainer)"));
+    QCOMPARE(f.line()->text(), QString("zeroplan fit internlm2-20b --on 8xa100-80g --preset hf-auto-zero3"));
+    f.type("internlm2-20b --on 8xa100-80g --preset hf-auto-zero4");
+    QVERIFY(f.problem().contains("hf-auto-zero3"));
+  }
+
+  void a_fix_of_deepspeed_is_applied_with_enter() {
+    Fixture f(Engine::deepspeed);
+    f.type("internlm2-20b --on 8xa100-80g --stage 1");
+    QCOMPARE(f.window.strip()->verdict(), QString("DOES NOT FIT"));
+    QTRY_VERIFY(!f.session.fixes().empty());
+    f.window.plan_screen()->tabs()->setCurrentIndex(1);
+    auto* fixes = f.window.findChild<TableView*>("fixes");
+    fixes->setCurrentIndex(fixes->model()->index(0, 0));
+    QTest::keyClick(fixes, Qt::Key_Return);
+    QVERIFY(f.window.strip()->verdict() != "DOES NOT FIT");
+    QCOMPARE(f.session.now().asked.question.plan.engine, Engine::deepspeed);
   }
 
   void a_drag_is_one_undo_step_and_its_ghost_is_the_plan_before_it() {
@@ -77,7 +127,7 @@ class WindowTest : public QObject {
 
   void editing_the_command_line_moves_the_sliders() {
     Fixture f;
-    f.type("zeroplan fit internlm2-20b --on 8xa100-80g --stage 1 --accumulate 16 --checkpoint blocks-20");
+    f.type("zeroplan fit internlm2-20b --on 8xa100-80g --engine zeroplan --stage 1 --accumulate 16 --checkpoint blocks-20");
     QCOMPARE(f.slider("accumulate")->value(), 15);
     QCOMPARE(f.slider("checkpoint")->value(), 20);
     QVERIFY(f.window.findChild<QPushButton*>("stage1")->isChecked());
@@ -86,7 +136,7 @@ class WindowTest : public QObject {
   void wrong_text_keeps_the_plan_and_marks_the_place() {
     Fixture f;
     const Asked before = f.session.now().asked;
-    f.type("zeroplan fit internlm2-20b --on 8xa100-80g --stage 9");
+    f.type("zeroplan fit internlm2-20b --on 8xa100-80g --engine zeroplan --stage 9");
     QVERIFY(!f.problem().isEmpty());
     QCOMPARE(f.line()->selectedText(), QString("9"));
     QVERIFY(f.session.now().asked == before);
@@ -94,7 +144,7 @@ class WindowTest : public QObject {
 
   void a_fix_is_applied_with_enter() {
     Fixture f;
-    f.type("zeroplan fit internlm2-20b --on 8xa100-80g --stage 0");
+    f.type("zeroplan fit internlm2-20b --on 8xa100-80g --engine zeroplan --stage 0");
     QCOMPARE(f.window.strip()->verdict(), QString("DOES NOT FIT"));
     QTRY_VERIFY(!f.session.fixes().empty());
     f.window.plan_screen()->tabs()->setCurrentIndex(1);
@@ -107,7 +157,7 @@ class WindowTest : public QObject {
   void every_screen_paints_in_both_languages_and_colours() {
     for (const Language language : {Language::english, Language::chinese})
       for (const bool dark : {false, true}) {
-        PlanSession session(asked_of("qwen2.5-0.5b", "2xcpu"));
+        PlanSession session(dark ? asked_of("qwen2.5-0.5b", "2xcpu") : asked_of("qwen2.5-0.5b", "8xa100-80g"));
         MainWindow window(session, language, dark);
         window.resize(1280, 800);
         window.show();
@@ -156,7 +206,7 @@ class WindowTest : public QObject {
     Fixture f;
     QTemporaryDir dir;
     const std::string plan = dir.filePath("plan.json").toStdString(), foreign = dir.filePath("foreign.json").toStdString();
-    write_file_atomically(plan, plan_to_json(with_key(asked_of("qwen3-8b", "4xh100-80g"), "stage", "2").question).dump());
+    write_file_atomically(plan, plan_to_json(with_key(asked_of("qwen3-8b", "4xh100-80g", Engine::zeroplan), "stage", "2").question).dump());
     write_file_atomically(foreign, "{\"a\": [1, 2");
     QMimeData data;
     data.setUrls({QUrl::fromLocalFile(QString::fromStdString(plan))});
@@ -165,7 +215,7 @@ class WindowTest : public QObject {
     QVERIFY(enter.isAccepted());
     QDropEvent drop(QPointF(50, 50), Qt::CopyAction, &data, Qt::LeftButton, Qt::NoModifier);
     QApplication::sendEvent(&f.window, &drop);
-    QVERIFY(f.line()->text().startsWith("zeroplan fit qwen3-8b --on 4xh100-80g --stage 2"));
+    QVERIFY(f.line()->text().startsWith("zeroplan fit qwen3-8b --on 4xh100-80g --engine zeroplan --stage 2"));
     const Asked before = f.session.now().asked;
     QVERIFY(!f.window.open_file(QString::fromStdString(foreign)));
     QVERIFY(f.window.statusBar()->currentMessage().contains("foreign.json"));
