@@ -91,8 +91,8 @@ int run_program(int argc, char** argv) {
   doctor_command->callback([&] { command = [&] { return doctor(json); }; });
 
   std::string what, name;
-  CLI::App* list_command = app.add_subcommand("list", "models, gpus or knobs");
-  list_command->add_option("WHAT", what, "models, gpus or knobs")->required();
+  CLI::App* list_command = app.add_subcommand("list", "models, gpus, presets or knobs");
+  list_command->add_option("WHAT", what, "models, gpus, presets or knobs")->required();
   list_command->add_flag("--json", json, "as JSON");
   list_command->callback([&] { command = [&] { return list(what, json); }; });
 

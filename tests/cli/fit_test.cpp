@@ -271,6 +271,7 @@ TEST_CASE("--help, list, show and doctor answer", "[e2e]") {
   CHECK(shell("zeroplan fit --help").code == 0);
   CHECK(has(shell("zeroplan list models").out, "internlm2-20b"));
   CHECK(has(shell("zeroplan list gpus").out, "a100-80g"));
+  CHECK(has(shell("zeroplan list presets").out, "xtuner-zero3             deepspeed  stage 3"));
   CHECK(json::parse(shell("zeroplan list knobs --json").out).size() > 10);
   CHECK(json::parse(shell("zeroplan show internlm2-20b").out).at("hidden_size") == 6144);
   CHECK(shell("zeroplan list things").code == 2);
