@@ -47,6 +47,11 @@ json question_json(const Question& question) {
   return out;
 }
 
+json save_json(const Prediction& p) {
+  if (!p.saving) return nullptr;
+  return {{"device_bytes", (p.between_steps_requested + p.saving->device_bytes).value()}, {"host_bytes", p.saving->host_bytes.value()}};
+}
+
 json measures_json(const Prediction& p) {
   return {{"requested_bytes", p.whole.requested.value()}, {"allocated_bytes", p.whole.allocated.value()}, {"active_bytes", p.whole.active.value()}, {"reserved_bytes", p.whole.reserved.value()},
           {"device_used_bytes", p.device_used().value()}};
@@ -139,6 +144,9 @@ void print_cost(const Prediction& p) {
 
 void print_host(const Prediction& p) {
   const std::string has = p.question.cluster.host_bytes ? fmt::format("{} a node", format_gib(*p.question.cluster.host_bytes)) : std::string("memory of a node is unknown (--host-memory)");
+  if (p.saving)
+    fmt::print("  save       between steps {} + {} ({}); {} of host memory on rank 0\n", format_gib(p.between_steps_requested), format_gib(p.saving->device_bytes), words_of(p.saving->kind),
+               format_gib(p.saving->host_bytes));
   if (p.host_bytes == Bytes()) fmt::print("  host       nothing offloaded; {}\n", has);
   else fmt::print("  host       {} a node, {} of it pinned; {}{}\n", format_gib(p.host_bytes), format_gib(p.pinned_bytes), has, p.host_fits() ? "" : ": DOES NOT FIT");
 }
@@ -204,7 +212,7 @@ std::string fit_json(const FitReport& r) {
       {"alive", alive_json(p)}, {"capacity_bytes", p.capacity.value()},
       {"outside_bytes", {{"context", p.outside.context.value()}, {"nccl", p.outside.nccl.value()}, {"libraries", p.outside.libraries.value()}}},
       {"usable_bytes", p.usable.value()}, {"spare_bytes", p.spare.value()}, {"band_ratio", p.band_ratio}, {"measures", measures_json(p)}, {"phases_requested_bytes", phases_json(p)},
-      {"between_steps_requested_bytes", p.between_steps_requested.value()}, {"host_bytes", p.host_bytes.value()}, {"pinned_bytes", p.pinned_bytes.value()},
+      {"between_steps_requested_bytes", p.between_steps_requested.value()}, {"host_bytes", p.host_bytes.value()}, {"pinned_bytes", p.pinned_bytes.value()}, {"save", save_json(p)},
       {"communication_bytes", {{"all_gather", traffic.all_gather_bytes}, {"reduce_scatter", traffic.reduce_scatter_bytes}, {"all_reduce", traffic.all_reduce_bytes}}},
       {"step_s", step_json(p, &StepCost::step_s)}, {"tokens_per_s_per_gpu", step_json(p, &StepCost::tokens_per_s_per_gpu)}, {"mfu_ratio", step_json(p, &StepCost::mfu_ratio)},
       {"failure", failure_json(p)}, {"version_warning", r.version_warning.empty() ? json(nullptr) : json(r.version_warning)}, {"next", r.next}};

@@ -76,6 +76,7 @@ class EmulatedPrediction {
     set_phases(replayed);
     set_peak();
     set_host();
+    out_.saving = saving_of(out_.question);
     set_cost();
     out_.must_fit = out_.whole.reserved;
     if (options_.against_capacity) judge();

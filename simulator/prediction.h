@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "planner/engines/emulation.h"
+#include "planner/engines/saving.h"
 #include "planner/search/answer.h"
 #include "simulator/replay.h"
 
@@ -71,7 +72,9 @@ struct Prediction {
   // A node's host memory.
   Bytes host_bytes;    ///< all ranks of a node
   Bytes pinned_bytes;  ///< of them, page-locked, as PyTorch rounds them
-  bool host_fits() const { return !question.cluster.host_bytes || host_bytes <= *question.cluster.host_bytes; }
+  std::optional<Saving> saving;  ///< on top of them, and of what lives between steps, on rank 0
+  Bytes host_bytes_at_most() const { return host_bytes + (saving ? saving->host_bytes : Bytes()); }
+  bool host_fits() const { return !question.cluster.host_bytes || host_bytes_at_most() <= *question.cluster.host_bytes; }
 
   Bytes device_used() const { return must_fit + outside.total(); }
   const PhaseMeasures* phase(const std::string& name) const;
