@@ -2,11 +2,14 @@
 // that asks about a job. What they mean is profiles/question_words.h's.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
 
 #include "profiles/question_words.h"
+
+namespace CLI {
+class App;
+}
 
 namespace zeroplan::cli {
 
