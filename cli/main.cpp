@@ -5,6 +5,7 @@
 
 #include "cli/commands.h"
 #include "planner/core/error.h"
+#include "planner/core/exit_code.h"
 #include "planner/core/nearest.h"
 
 namespace {
@@ -127,28 +128,14 @@ int run_program(int argc, char** argv) {
   return command();
 }
 
-int report(int code, const char* message) {
-  fmt::print(stderr, "zeroplan: {}\n", message);
-  return code;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
     return run_program(argc, argv);
-  } catch (const UsageError& error) {
-    return report(2, error.what());
-  } catch (const InputError& error) {
-    return report(3, error.what());
-  } catch (const OverflowError& error) {
-    return report(2, error.what());
-  } catch (const EnvironmentError& error) {
-    return report(4, error.what());
-  } catch (const RunError& error) {
-    return report(5, error.what());
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "zeroplan: our own mistake, please report it with the command: {}\n", error.what());
-    return 70;
+  } catch (...) {
+    const Failure failure = current_failure();
+    fmt::print(stderr, "zeroplan: {}\n", failure.message);
+    return failure.code;
   }
 }

@@ -7,6 +7,7 @@
 
 #include "executor/run.h"
 #include "planner/core/error.h"
+#include "planner/core/exit_code.h"
 #include "planner/core/format.h"
 #include "planner/engines/twin.h"
 #include "profiles/catalog.h"
@@ -64,28 +65,15 @@ int run(int argc, char** argv) {
   return prove ? prove_job(question, prove_steps, options.stuck_after_s, print_line) : run_job(question, options, print_line);
 }
 
-int report(int code, const std::string& message) {
-  fmt::print(stderr, "zeroplan-run: {}\n", message);
-  print_line(nlohmann::json{{"event", "error"}, {"code", code}, {"message", message}}.dump());
-  return code;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
     return run(argc, argv);
-  } catch (const UsageError& error) {
-    return report(2, error.what());
-  } catch (const InputError& error) {
-    return report(3, error.what());
-  } catch (const OverflowError& error) {
-    return report(3, error.what());
-  } catch (const EnvironmentError& error) {
-    return report(4, error.what());
-  } catch (const RunError& error) {
-    return report(5, error.what());
-  } catch (const std::exception& error) {
-    return report(70, fmt::format("our own mistake, please report it: {}", error.what()));
+  } catch (...) {
+    const Failure failure = current_failure();
+    fmt::print(stderr, "zeroplan-run: {}\n", failure.message);
+    print_line(nlohmann::json{{"event", "error"}, {"code", failure.code}, {"message", failure.message}}.dump());
+    return failure.code;
   }
 }

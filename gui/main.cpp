@@ -15,6 +15,7 @@
 #include "gui/views/main_window.h"
 #include "gui/views/plan_screen.h"
 #include "planner/core/error.h"
+#include "planner/core/exit_code.h"
 
 namespace {
 
@@ -117,25 +118,14 @@ int run(int argc, char** argv) {
   return 0;
 }
 
-int report(int code, const char* message) {
-  fmt::print(stderr, "zeroplan-gui: {}\n", message);
-  return code;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
     return run(argc, argv);
-  } catch (const UsageError& error) {
-    return report(2, error.what());
-  } catch (const InputError& error) {
-    return report(3, error.what());
-  } catch (const EnvironmentError& error) {
-    return report(4, error.what());
-  } catch (const RunError& error) {
-    return report(5, error.what());
-  } catch (const std::exception& error) {
-    return report(70, error.what());
+  } catch (...) {
+    const Failure failure = current_failure();
+    fmt::print(stderr, "zeroplan-gui: {}\n", failure.message);
+    return failure.code;
   }
 }

@@ -311,7 +311,15 @@ Tensor scaled(const Tensor& x, const char* name, const char* site) {
   return out;
 }
 
-/// An elementwise op with one fused backward kernel of the gradient and the saved input or result.
+/// factor × (gradient × power of the saved tensor): three elementwise kernels.
+void power_formula(BackwardCall& call) {
+  const Tensor saved = call.saved(0);
+  const Tensor power = elementwise("pow.Tensor_Scalar", saved.type(), {&saved});
+  const Tensor scaled_power = elementwise("mul.Scalar", saved.type(), {&power});
+  call.results[0] = elementwise("mul.Tensor", promoted(call.gradient().type(), saved.type()), {&call.gradient(), &scaled_power});
+}
+}  // namespace
+
 Tensor fused_unary(const Tensor& x, const char* name, const char* site, const char* backward_site, bool saves_result) {
   Recording recording(x.context(), name, {&x});
   x.context().begin_op(site);
@@ -327,15 +335,6 @@ Tensor fused_unary(const Tensor& x, const char* name, const char* site, const ch
   recording.set_output(out);
   return out;
 }
-
-/// factor × (gradient × power of the saved tensor): three elementwise kernels.
-void power_formula(BackwardCall& call) {
-  const Tensor saved = call.saved(0);
-  const Tensor power = elementwise("pow.Tensor_Scalar", saved.type(), {&saved});
-  const Tensor scaled_power = elementwise("mul.Scalar", saved.type(), {&power});
-  call.results[0] = elementwise("mul.Tensor", promoted(call.gradient().type(), saved.type()), {&call.gradient(), &scaled_power});
-}
-}  // namespace
 
 Tensor add_scalar(const Tensor& x) { return shifted(x, "add.Tensor"); }
 Tensor mul_scalar(const Tensor& x) { return scaled(x, "MulBackward", "mul.Tensor"); }

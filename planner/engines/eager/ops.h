@@ -56,6 +56,8 @@ Tensor div_scalar(const Tensor& x);
 Tensor pow_scalar(const Tensor& x);  ///< exponents other than 0 and 1
 Tensor rsqrt(const Tensor& x);
 Tensor neg(const Tensor& x);
+/// One kernel forward and one backward, of the gradient and what is saved: the input or the result.
+Tensor fused_unary(const Tensor& x, const char* name, const char* site, const char* backward_site, bool saves_result);
 Tensor silu(const Tensor& x);
 Tensor tanh(const Tensor& x);
 Tensor gelu(const Tensor& x);

@@ -145,26 +145,7 @@ Tensor masked_fill(const Tensor& x, const Tensor& mask) {
   return out;
 }
 
-namespace {
-/// One elementwise kernel forward and one backward, of the gradient and what was saved: the input or the result.
-Tensor unary(const Tensor& x, const char* name, const char* site, const char* backward_site, bool saves_result) {
-  Recording recording(x.context(), name, {&x});
-  x.context().begin_op(site);
-  if (recording && !saves_result) recording->save(x);
-  Tensor out = elementwise(site, x.type(), {&x});
-  if (recording) {
-    recording->apply = [backward_site](BackwardCall& call) {
-      const Tensor saved = call.saved(0);
-      call.results[0] = elementwise(backward_site, call.gradient().type(), {&call.gradient(), &saved});
-    };
-    if (saves_result) recording->save(out, true);
-  }
-  recording.set_output(out);
-  return out;
-}
-}  // namespace
-
-Tensor relu(const Tensor& x) { return unary(x, "ReluBackward", "relu", "threshold_backward", true); }
+Tensor relu(const Tensor& x) { return fused_unary(x, "ReluBackward", "relu", "threshold_backward", true); }
 
 // ---- attention written out ---------------------------------------------------------------------------------------------------------------
 
