@@ -1,14 +1,13 @@
 #include "profiles/question_words.h"
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "planner/core/deepspeed_json.h"
 #include "planner/core/format.h"
+#include "planner/core/json_fields.h"
 #include "profiles/catalog.h"
 
 namespace zeroplan {
@@ -17,12 +16,6 @@ namespace {
 bool is_file(const std::string& argument) {
   std::error_code ignored;
   return std::filesystem::is_regular_file(argument, ignored);
-}
-
-std::string read_text_file(const std::string& file) {
-  std::ifstream in(file, std::ios::binary);
-  if (!in) throw InputError(file, "", "cannot be read", "Is it a DeepSpeed JSON file?");
-  return {std::istreambuf_iterator<char>(in), {}};
 }
 
 }  // namespace

@@ -28,11 +28,12 @@ std::optional<PrintedSize> size_at(const std::string& text, const std::string& p
 
 const char* const kSize = R"((\d{1,9}(?:\.\d{1,6})?) (GiB|MiB|KiB|GB|MB|bytes))";
 
-std::string behind(const std::string& words) { return words + R"(\s+)" + kSize; }
-std::string before(const std::string& words) { return std::string(kSize) + R"(\s+)" + words; }
+// Every repetition has a bound: std::regex recurses once a character that a repetition takes.
+std::string behind(const std::string& words) { return words + R"(\s{1,40})" + kSize; }
+std::string before(const std::string& words) { return std::string(kSize) + R"(\s{1,40})" + words; }
 
 std::vector<std::string> frames_of(const std::string& text) {
-  static const std::regex kFrame(R"re(File "([^"\n]{1,400})", line (\d{1,9}), in ([A-Za-z_<>]\w*))re");
+  static const std::regex kFrame(R"re(File "([^"\n]{1,400})", line (\d{1,9}), in ([A-Za-z_<>]\w{0,200}))re");
   std::vector<std::string> out;
   for (std::sregex_iterator at(text.begin(), text.end(), kFrame), end; at != end && out.size() < 200; ++at) {
     const std::string path = (*at)[1];

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "planner/core/error.h"
 #include "planner/engines/eager/step_time.h"
 #include "planner/price/price.h"
 
@@ -120,7 +121,7 @@ class EmulatedPrediction {
 
   void set_cost() {
     const Question& q = out_.question;
-    const eager::StepTime time = eager::step_time(recorder_, q.cluster, step_conditions(q));
+    const eager::StepTime time = whole_step_time();
     const double tokens = static_cast<double>(q.tokens_per_micro_batch() / q.job.sequence_parallel) * static_cast<double>(q.plan.accumulate);
     const eager::StepRates rates = eager::rates_of(time, q.cluster.device, tokens, model_flops_per_token(q.job.model, q.job.seq));
     const auto payload = [&](CollectiveKind kind) { return time.work.payload_bytes[static_cast<std::size_t>(kind)]; };
@@ -129,6 +130,23 @@ class EmulatedPrediction {
                          {.all_gather_bytes = payload(CollectiveKind::all_gather) + payload(CollectiveKind::broadcast),
                           .reduce_scatter_bytes = payload(CollectiveKind::reduce_scatter) + payload(CollectiveKind::reduce),
                           .all_reduce_bytes = 2 * payload(CollectiveKind::all_reduce)}};
+  }
+
+  /// Micro batches beyond those that are emulated take what the last of these adds.
+  eager::StepTime whole_step_time() const {
+    const Question& q = out_.question;
+    eager::StepTime time = eager::step_time(recorder_, q.cluster, step_conditions(q));
+    const std::int64_t more = q.plan.accumulate - kMostMicroBatches;
+    if (more <= 0) return time;
+    Question shorter = q;
+    shorter.plan.accumulate = kMostMicroBatches - 1;
+    eager::Recorder recorder(true);
+    (void)emulate(shorter, recorder, options_.device);
+    const eager::StepTime without = eager::step_time(recorder, q.cluster, step_conditions(q));
+    time.step_s += static_cast<double>(more) * (time.step_s - without.step_s);
+    for (std::size_t i = 0; i < time.work.payload_bytes.size(); ++i)
+      time.work.payload_bytes[i] = (Bytes(time.work.payload_bytes[i]) + Bytes(time.work.payload_bytes[i] - without.work.payload_bytes[i]) * more).value();
+    return time;
   }
 
   /// Tensors that DeepSpeed keeps on the host are page-locked unless the JSON says no; each takes a power of two then.
@@ -250,8 +268,13 @@ const PhaseMeasures* Prediction::phase(const std::string& name) const {
 }
 
 Prediction predict(const Question& question, const PredictOptions& options) {
-  if (question.plan.engine == Engine::zeroplan) return predict_ours(question);
-  return EmulatedPrediction(question, options).predict();
+  try {
+    if (question.plan.engine == Engine::zeroplan) return predict_ours(question);
+    return EmulatedPrediction(question, options).predict();
+  } catch (const OverflowError& error) {
+    throw UsageError(fmt::format("micro_batch={} × seq={}, accumulate={} on model {}: {}. Lower micro_batch, seq or accumulate", question.plan.micro_batch, question.job.seq, question.plan.accumulate,
+                                 question.job.model.name, error.what()));
+  }
 }
 
 }  // namespace zeroplan

@@ -100,6 +100,7 @@ class Parser {
   explicit Parser(std::string_view text) : text_(text), words_(split_words(text)) {}
 
   std::variant<Asked, LineError> parse() {
+    if (const std::size_t nul = text_.find('\0'); nul != std::string_view::npos) return LineError{nul, nul + 1, "a byte 0 is in no word"};
     if (const auto error = read_words()) return *error;
     Asked asked;
     asked.model_word = asked_.model;

@@ -48,6 +48,7 @@ Uncommaed without_trailing_commas(std::string_view text) {
 
 /// Parses and refuses a key that stands twice in one object, as DeepSpeed does.
 json parse_once(const std::string& text, const std::string& file) {
+  if (const auto place = find_too_deep(text)) throw InputError(file, *place, "nests too deep", "Is it a DeepSpeed JSON file?");
   std::vector<std::set<std::string>> open;
   const auto see = [&](int, json::parse_event_t event, json& value) {
     if (event == json::parse_event_t::object_start) open.emplace_back();

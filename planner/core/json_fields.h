@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -31,6 +32,15 @@ std::string describe(const nlohmann::json& value);
 
 /// True and sets `out` if the value is a JSON integer that fits int64.
 bool read_integer(const nlohmann::json& value, std::int64_t& out);
+
+/// A text file of at most 64 MiB; throws InputError. `file` may not exist, be a directory or have no end.
+std::string read_text_file(const std::string& file);
+
+/// Throws InputError with line and column, also where values nest deeper than in any file of ours: to copy or compare a value is recursion. `file` names the text in errors.
+nlohmann::json parse_json(std::string_view text, const std::string& file);
+
+/// Line and column of the bracket that is too deep; nullopt if none is.
+std::optional<std::string> find_too_deep(std::string_view json_text);
 
 class JsonFields {
  public:

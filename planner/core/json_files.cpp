@@ -21,29 +21,13 @@ namespace zeroplan {
 
 namespace {
 
-constexpr std::size_t kLargestJsonBytes = std::size_t{64} << 20;
+constexpr std::size_t kLargestTextBytes = std::size_t{64} << 20;
+constexpr int kDeepestNesting = 100;
 
 std::string cause() { return std::strerror(errno); }
 
-std::string read_whole(const std::string& file) {
-  const Descriptor in(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!in.is_open()) throw InputError(file, "", fmt::format("cannot be read: {}", cause()), "Check the path");
-  struct stat about {};
-  if (::fstat(in.get(), &about) == 0 && S_ISDIR(about.st_mode)) throw InputError(file, "", "is a directory", "Name a JSON file");
-  std::string text;
-  std::string chunk(std::size_t{1} << 16, '\0');
-  for (;;) {
-    const ssize_t got = ::read(in.get(), chunk.data(), chunk.size());
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw InputError(file, "", fmt::format("cannot be read: {}", cause()), "");
-    if (got == 0) return text;
-    text.append(chunk, 0, static_cast<std::size_t>(got));
-    if (text.size() > kLargestJsonBytes) throw InputError(file, "", "is larger than 64 MiB", "No JSON file of ours is: is it the right one?");
-  }
-}
-
 /// "line 3, column 14" of a byte offset (columns count bytes).
-std::string place_of_byte(const std::string& text, std::size_t byte) {
+std::string place_of_byte(std::string_view text, std::size_t byte) {
   const auto end = text.begin() + static_cast<std::ptrdiff_t>(std::min(byte > 0 ? byte - 1 : 0, text.size()));
   const auto line = 1 + std::count(text.begin(), end, '\n');
   const auto start = std::find(std::make_reverse_iterator(end), text.rend(), '\n').base();
@@ -59,9 +43,41 @@ std::string plain_words(std::string words) {
 
 }  // namespace
 
-nlohmann::json read_json_file(const std::string& file) {
-  const std::string text = read_whole(file);
-  if (text.find_first_not_of(" \t\r\n") == std::string::npos) throw InputError(file, "", "is empty", "It should hold a JSON object");
+std::string read_text_file(const std::string& file) {
+  const Descriptor in(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!in.is_open()) throw InputError(file, "", fmt::format("cannot be read: {}", cause()), "Check the path");
+  struct stat about {};
+  if (::fstat(in.get(), &about) == 0 && S_ISDIR(about.st_mode)) throw InputError(file, "", "is a directory", "Name a file");
+  std::string text;
+  std::string chunk(std::size_t{1} << 16, '\0');
+  for (;;) {
+    const ssize_t got = ::read(in.get(), chunk.data(), chunk.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw InputError(file, "", fmt::format("cannot be read: {}", cause()), "");
+    if (got == 0) return text;
+    text.append(chunk, 0, static_cast<std::size_t>(got));
+    if (text.size() > kLargestTextBytes) throw InputError(file, "", "is larger than 64 MiB", "No file that is read here is: is it the right one?");
+  }
+}
+
+std::optional<std::string> find_too_deep(std::string_view text) {
+  int depth = 0;
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string && c == '\\') ++i;
+    else if (c == '"') in_string = !in_string;
+    else if (in_string) continue;
+    else if (c == '[' || c == '{') depth += 1;
+    else if (c == ']' || c == '}') depth -= 1;
+    if (depth > kDeepestNesting) return place_of_byte(text, i + 1);
+  }
+  return std::nullopt;
+}
+
+nlohmann::json parse_json(std::string_view text, const std::string& file) {
+  if (text.find_first_not_of(" \t\r\n") == std::string_view::npos) throw InputError(file, "", "is empty", "It should hold a JSON object");
+  if (const auto place = find_too_deep(text)) throw InputError(file, *place, fmt::format("nests deeper than {} brackets", kDeepestNesting), "No JSON file that is read here does: is it the right one?");
   try {
     return nlohmann::json::parse(text);
   } catch (const nlohmann::json::parse_error& error) {
@@ -70,6 +86,8 @@ nlohmann::json read_json_file(const std::string& file) {
     throw InputError(file, "", fmt::format("not valid JSON: {}", error.what()), "");
   }
 }
+
+nlohmann::json read_json_file(const std::string& file) { return parse_json(read_text_file(file), file); }
 
 void write_file_atomically(const std::string& file, std::string_view text) {
   const std::string temporary = file + ".tmp";

@@ -592,7 +592,6 @@ std::optional<SizeProblem> find_size_problem(const Model& model) {
 
 namespace {
 
-constexpr double kDefaultRopeTheta = 10000.0;
 constexpr IntegerRange kSize{1, kLargestSize};
 
 /// The first of `names` (separated by '|') that the file has; the first name if it has none.

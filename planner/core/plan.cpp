@@ -38,7 +38,7 @@ constexpr NumberRange kEpsilon{0, 1, true};
 constexpr NumberRange kWeightDecay{0, 1e3};
 constexpr IntegerRange kShardGroup{1, std::int64_t{1} << 40};
 constexpr IntegerRange kSequenceParallel{1, 1 << 20};
-constexpr IntegerRange kLossChunks{1, 1 << 20};
+constexpr IntegerRange kLossChunks{1, 1 << 12};
 constexpr IntegerRange kLoraRank{1, 1 << 16};
 constexpr std::size_t kLongestText = 200;
 
@@ -255,7 +255,9 @@ json get_checkpoint(const Question& question) {
 json object_of(const Value& value) {
   if (value.raw().is_object()) return value.raw();
   if (!value.raw().is_string()) value.refuse_type();
-  json parsed = json::parse(value.raw().get_ref<const std::string&>(), nullptr, false);
+  const std::string& text = value.raw().get_ref<const std::string&>();
+  if (find_too_deep(text)) value.refuse_type();
+  json parsed = json::parse(text, nullptr, false);
   if (!parsed.is_object()) value.refuse_type();
   return parsed;
 }
@@ -490,7 +492,7 @@ void add_shape_rows(std::vector<Row>& rows) {
                     if (!v.is_null()) q.job.packed = v.boolean();
                   },
                   [](const Question& q) { return json(q.job.packed); }});
-  rows.push_back({{"num_layers", "1 to 1048576, null for the model's own", "number of blocks instead of the model's own"},
+  rows.push_back({{"num_layers", "1 to 1024, null for the model's own", "number of blocks instead of the model's own"},
                   set_num_layers,
                   [](const Question& q) { return json(q.job.model.num_layers); }});
   rows.push_back(only("full", {{"train", "full; other engines also lora-R or an object with lora_rank, lora_targets, base_dtype", "what is trained"}, set_train, get_train}));
@@ -516,7 +518,7 @@ void add_activation_rows(std::vector<Row>& rows) {
                                             [](Question& q) -> Loss& { return q.plan.loss; })));
   rows.push_back(of(Owner::ours, integer_row({"loss_chunk_tokens", "1 to 2147483648", "logits exist for so many tokens at once"}, kLossChunkTokens,
                                              [](Question& q) -> std::int64_t& { return q.plan.loss_chunk_tokens; })));
-  rows.push_back(of(Owner::others, {{"loss_chunks", "1 to 1048576", "with loss=chunked: into so many parts"},
+  rows.push_back(of(Owner::others, {{"loss_chunks", "1 to 4096", "with loss=chunked: into so many parts"},
                                     [](Question& q, const Value& v) { q.plan.loss_chunks = v.integer(kLossChunks); },
                                     [](const Question& q) { return q.plan.loss_chunks ? json(*q.plan.loss_chunks) : json(nullptr); }}));
   rows.push_back(of(Owner::others, maybe_row({"logits_fp32", "true|false", "logits are cast to fp32 before the loss"}, [](Question& q) -> std::optional<bool>& { return q.job.logits_fp32; })));

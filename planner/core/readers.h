@@ -14,7 +14,7 @@
 namespace zeroplan {
 
 inline constexpr std::int64_t kLargestSize = std::int64_t{1} << 31;    ///< of any one size of a model
-inline constexpr std::int64_t kMostLayers = std::int64_t{1} << 20;     ///< lists and addresses are per layer
+inline constexpr std::int64_t kMostLayers = 1024;                      ///< no model is near; every layer is run, and has addresses
 inline constexpr std::int64_t kMostParameters = 1'000'000'000'000'000; ///< 10^15; no model is near
 
 struct SizeProblem {

@@ -33,7 +33,8 @@ TEST_CASE("export writes today what DeepSpeed, Accelerate and mmengine accepted"
 }
 
 TEST_CASE("DeepSpeed took every zero_optimization key as it was written, and the cluster's batch", "[published]") {
-  for (const json& row : accepted().at("rows"))
+  const json rows = accepted().at("rows");
+  for (const json& row : rows)
     for (const auto& [name, text] : row.at("files").items()) {
       if (name.find(".json") == std::string::npos) continue;
       INFO(row.at("words"));

@@ -91,6 +91,31 @@ TEST_CASE("peers 9: full recomputation leaves the blocks' inputs, and without it
   CHECK((peak(wide) - peak(kept)).value() > least);
 }
 
+TEST_CASE("peers 10: what a model has beside a dense decoder is not priced as one: every engine refuses it by name", "[peers]") {
+  const std::pair<const char*, const char*> models[] = {{"mixtral-8x7b", "mixtures of experts"},  {"qwen3-30b-a3b", "mixtures of experts"}, {"deepseek-v3", "mixtures of experts"},
+                                                        {"qwen2-vl-7b", "vision towers"},        {"llava-1.5-7b", "vision towers"},        {"internvl2-8b", "vision towers"}};
+  for (const auto& [model, trait] : models)
+    for (const Engine engine : {Engine::zeroplan, Engine::deepspeed, Engine::fsdp2, Engine::fsdp1, Engine::ddp}) {
+      INFO(model << " " << name_of(engine));
+      Question q = default_question(catalogue_model(model), cluster_from_name("8xa100-80g"));
+      const auto ask = [&] {
+        choose_engine(q, engine);
+        check_question(q);
+        (void)predict(q);
+      };
+      if (engine == Engine::zeroplan) CHECK_THROWS_AS(ask(), UsageError);
+      else CHECK_THROWS_WITH(ask(), Catch::Contains(trait));
+    }
+  Question latent = default_question(catalogue_model("deepseek-v2-lite"), cluster_from_name("8xa100-80g"));
+  latent.job.model.num_experts = latent.job.model.num_shared_experts = latent.job.model.first_k_dense = 0;
+  choose_engine(latent, Engine::deepspeed);
+  CHECK_THROWS_WITH(predict(latent), Catch::Contains("latent attention"));
+  // They are counted all the same: all experts, and those that a token meets.
+  const Model mixtral = catalogue_model("mixtral-8x7b");
+  CHECK(parameter_elems(mixtral) == 46'702'792'704);
+  CHECK(matmul_parameter_elems(mixtral) < parameter_elems(mixtral) / 3);
+}
+
 TEST_CASE("peers 11: gathered parameters are part of ZeRO-3's peak, and logits are counted in fp32 as often as they exist", "[peers]") {
   Question q = deepspeed("llama-3.1-8b", "8xa100-80g", 3);
   q.plan.micro_batch = 2;

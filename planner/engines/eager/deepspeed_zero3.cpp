@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "planner/core/units.h"
 #include "planner/engines/eager/deepspeed_zero3_hooks.h"
 #include "planner/engines/eager/ops.h"
 
@@ -87,6 +88,7 @@ class Stage3Optimizer {
   Tensors avg_scatter_contiguous_grads();
   Tensors avg_scatter_grads();
   Tensors reduce_scatter_coalesced(const Tensors& gradients);
+  std::int64_t pad_for_ranks(const Tensors& gradients, Tensors& paddings);
   void report_partition_kept(std::int64_t bytes);
   void partition_grads(const Tensors& grad_partitions);
   void offload_grad_partition_at_boundary(ZeroParam& param, const Tensor& grad_buffer);
@@ -303,20 +305,36 @@ Tensors Stage3Optimizer::avg_scatter_grads() {
   return partitions;
 }
 
+/// The ranks' chunks of a gradient in the buffer, each filled up with a tensor of its own where the gradient ends before; rank by rank as coalesced_collectives.py makes them.
+/// Where ranks are many, one tensor stands for what fills all of a gradient's empty chunks, with what an allocator rounds them to. Elements of the buffer.
+std::int64_t Stage3Optimizer::pad_for_ranks(const Tensors& gradients, Tensors& paddings) {
+  constexpr std::int64_t kMostRanksApart = 4096, kRounding = 512;
+  const ScalarType type = gradients[0].type();
+  const auto pad = [&](std::int64_t elems) { paddings.push_back(empty(context_, Shape{elems}, type, "reduce_scatter_coalesced padding")); };
+  const bool apart = job_.ranks <= kMostRanksApart;
+  for (std::int64_t rank = 0; apart && rank < job_.ranks; ++rank)
+    for (const Tensor& gradient : gradients) {
+      const std::int64_t chunk = divide_up(gradient.elems(), job_.ranks), real = std::clamp<std::int64_t>(gradient.elems() - rank * chunk, 0, chunk);
+      if (real < chunk) pad(chunk - real);
+    }
+  std::int64_t elems = 0;
+  for (const Tensor& gradient : gradients) {
+    const std::int64_t chunk = divide_up(gradient.elems(), job_.ranks), filled = divide_up(gradient.elems(), chunk);
+    elems += chunk * job_.ranks;
+    if (apart) continue;
+    if (filled * chunk > gradient.elems()) pad(filled * chunk - gradient.elems());
+    if (filled < job_.ranks) pad((job_.ranks - filled) * (round_up(chunk * size_of(type), kRounding) / size_of(type)));
+  }
+  return elems;
+}
+
 /// coalesced_collectives.py: one gradient that divides evenly is reduced in place, else all are concatenated rank by rank, padded.
 Tensors Stage3Optimizer::reduce_scatter_coalesced(const Tensors& gradients) {
   const ScalarType type = gradients[0].type();
   Tensor buffer = gradients[0];
   Tensors paddings;
   if (gradients.size() > 1 || gradients[0].elems() % job_.ranks != 0) {
-    std::int64_t elems = 0;
-    for (std::int64_t rank = 0; rank < job_.ranks; ++rank)
-      for (const Tensor& gradient : gradients) {
-        const std::int64_t chunk = (gradient.elems() + job_.ranks - 1) / job_.ranks;
-        const std::int64_t real = std::clamp<std::int64_t>(gradient.elems() - rank * chunk, 0, chunk);
-        if (real < chunk) paddings.push_back(empty(context_, Shape{chunk - real}, type, "reduce_scatter_coalesced padding"));
-        elems += chunk;
-      }
+    const std::int64_t elems = pad_for_ranks(gradients, paddings);
     buffer = empty(context_, Shape{elems}, type, "reduce_scatter_coalesced cat");
     context_.moves(2 * buffer.bytes());
   }

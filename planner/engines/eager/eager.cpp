@@ -36,7 +36,7 @@ Shape::Shape(std::initializer_list<std::int64_t> contiguous_sizes) : dims(static
 
 std::int64_t Shape::elems() const {
   std::int64_t n = 1;
-  for (int i = 0; i < dims; ++i) n *= sizes[at(i)];
+  for (int i = 0; i < dims; ++i) n = checked_multiply(n, sizes[at(i)]);
   return n;
 }
 
@@ -127,12 +127,16 @@ void Tensor::on_gradient_accumulated(AccumulatedHook hook) const {
 }
 
 Tensor empty(Context& context, const Shape& shape, ScalarType type, const char* site) {
-  auto* impl = new TensorImpl;
+  // Beyond any device, and small enough that sums of a few tensors need no check.
+  constexpr std::int64_t kLargestTensorBytes = std::int64_t{1} << 56;
+  const std::int64_t bytes = checked_multiply(shape.elems(), size_of(type));
+  if (bytes > kLargestTensorBytes) throw OverflowError("a single tensor is larger than 2^56 bytes: the model or batch is absurdly large");
+  const Ref<TensorImpl> impl(new TensorImpl);
   impl->type = type;
   impl->context = &context;
   impl->shape = shape;
-  impl->storage = Ref<StorageImpl>(new StorageImpl(context, shape.elems() * size_of(type), site, context.category));
-  return Tensor(Ref<TensorImpl>(impl));
+  impl->storage = Ref<StorageImpl>(new StorageImpl(context, bytes, site, context.category));
+  return Tensor(impl);
 }
 
 Tensor empty_like(const Tensor& like, ScalarType type, const char* site) {

@@ -42,6 +42,7 @@
 // single.cpp is a whole engine in this manner.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cassert>
 #include <cstdint>
@@ -329,8 +330,8 @@ class Context {
   void moves(std::int64_t bytes) { recorder.work({.kind = kernel_kind(), .stream = stream, .bytes = bytes}); }
   /// A kernel with arithmetic that counts.
   void computes(const Computation& c) {
-    recorder.work({.kind = kernel_kind(), .stream = stream, .arithmetic = c.arithmetic, .rows = static_cast<std::int32_t>(c.rows),
-                   .columns = static_cast<std::int32_t>(c.columns), .count = c.flops, .bytes = c.moved_bytes});
+    const auto most = [](std::int64_t value) { return static_cast<std::int32_t>(std::min<std::int64_t>(value, INT32_MAX)); };  // more rows are as good as endless
+    recorder.work({.kind = kernel_kind(), .stream = stream, .arithmetic = c.arithmetic, .rows = most(c.rows), .columns = most(c.columns), .count = c.flops, .bytes = c.moved_bytes});
   }
   /// Nothing where the group is one rank.
   void collective(const Collective& c) {
@@ -351,7 +352,7 @@ class Context {
   /// Python that runs around a module's forward or backward.
   void runs_hooks() { recorder.work({.kind = Activity::Kind::host_hooks, .stream = stream}); }
   /// AdamW on the CPU.
-  void update_on_host(std::int64_t elems) { recorder.work({.kind = Activity::Kind::host_update, .stream = stream, .count = elems}); }
+  void update_on_host(std::int64_t elems) { recorder.work({.kind = Activity::Kind::host_update, .stream = stream, .count = static_cast<double>(elems)}); }
   /// stream.record_event()
   EventId record_event() {
     const EventId event = recorder.next_event();

@@ -2,6 +2,8 @@
 
 #include <string_view>
 
+#include <fmt/format.h>
+
 #include "planner/core/error.h"
 #include "planner/engines/eager/hf_bloom.h"
 #include "planner/engines/eager/hf_falcon.h"
@@ -42,6 +44,15 @@ HfConfig::Family family_of(const Model& model) {
     if (entry.model_type == model.model_type) return entry.family;
   refuse("this architecture is");
   return HfConfig::Family::llama;
+}
+
+/// Families but Llama's cut their hidden size into heads, each with keys and values of its own (falcon's may share them): other sizes have no such class.
+void require_heads_of_family(const Model& model, HfConfig::Family family) {
+  if (family == HfConfig::Family::llama) return;
+  if (model.query_dim() != model.hidden_size)
+    throw UsageError(fmt::format("{}: num_heads × head_dim = {} × {} is not the hidden size {}, as this family has it", model.model_type, model.num_heads, model.head_dim, model.hidden_size));
+  if (family != HfConfig::Family::falcon && model.num_kv_heads != model.num_heads)
+    throw UsageError(fmt::format("{}: num_kv_heads={} of {} heads: this family shares no keys and values", model.model_type, model.num_kv_heads, model.num_heads));
 }
 
 /// What the real classes do without saying so in a config.json.
@@ -90,6 +101,7 @@ HfConfig hf_config(const Model& model, ScalarType type, std::int64_t positions) 
   if (model.model_type == "phi3" || model.model_type == "gpt_neox" || model.model_type == "glm" || model.model_type == "chatglm") config.rotary_dims = static_cast<std::int64_t>(static_cast<double>(model.head_dim) * model.partial_rotary_factor);
   if (model.sliding_window && positions >= *model.sliding_window) config.sliding_window = model.sliding_window;
   if (config.family == HfConfig::Family::opt) config.max_positions = model.max_position;
+  require_heads_of_family(model, config.family);
   add_family_traits(model, config);
   return config;
 }

@@ -155,15 +155,15 @@ Tensor cast(const Tensor& tensor, ScalarType type) {
 void report_product(Context& context, const ProductSize& size, ScalarType type) {
   const std::int64_t elems = size.rows * size.inner + size.inner * size.columns + size.rows * size.columns;
   context.computes({.arithmetic = size_of(type) == 2 ? Arithmetic::matmul_16_bit : Arithmetic::matmul_32_bit,
-                    .flops = 2 * size.batch * size.rows * size.inner * size.columns,
+                    .flops = 2 * static_cast<double>(size.batch * size.rows) * static_cast<double>(size.inner) * static_cast<double>(size.columns),
                     .moved_bytes = size.batch * elems * size_of(type),
                     .rows = size.batch * size.rows,
                     .columns = size.columns});
 }
 
-std::int64_t causal_attention_flops(const Tensor& q, const Tensor& k) { return 2 * q.elems() * k.size(2); }
+double causal_attention_flops(const Tensor& q, const Tensor& k) { return 2 * static_cast<double>(q.elems()) * static_cast<double>(k.size(2)); }
 
-Computation fused_attention(const Tensor& q, const Tensor& k, std::int64_t flops, std::int64_t moved_bytes) {
+Computation fused_attention(const Tensor& q, const Tensor& k, double flops, std::int64_t moved_bytes) {
   return {.arithmetic = Arithmetic::attention, .flops = flops, .moved_bytes = moved_bytes, .rows = q.size(3), .columns = k.size(2)};
 }
 

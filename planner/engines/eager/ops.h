@@ -27,9 +27,9 @@ struct ProductSize {
 };
 void report_product(Context& context, const ProductSize& size, ScalarType type);
 /// FLOPs of a fused causal attention forward on [batch, heads, tokens, head_dim]: two products of half the tokens × tokens matrix.
-std::int64_t causal_attention_flops(const Tensor& q, const Tensor& k);
+double causal_attention_flops(const Tensor& q, const Tensor& k);
 /// A fused attention kernel on them, as work.
-Computation fused_attention(const Tensor& q, const Tensor& k, std::int64_t flops, std::int64_t moved_bytes);
+Computation fused_attention(const Tensor& q, const Tensor& k, double flops, std::int64_t moved_bytes);
 /// The dtype of an op on both.
 ScalarType promoted(ScalarType a, ScalarType b);
 

@@ -267,7 +267,7 @@ Tensor delta_of(const Tensor& gradient, const Tensor& out) {
 
 /// Reports a fused kernel: forward two products, backward five. With a mask it computes both halves of the matrix.
 void report_attention(const Tensor& q, const Tensor& k, const Tensor& v, bool masked, bool backward) {
-  const std::int64_t flops = causal_attention_flops(q, k) * (masked ? 2 : 1);
+  const double flops = causal_attention_flops(q, k) * (masked ? 2 : 1);
   const std::int64_t inputs_bytes = k.bytes() + v.bytes();
   if (backward) q.context().computes(fused_attention(q, k, flops * 5 / 2, 4 * q.bytes() + 2 * inputs_bytes));
   else q.context().computes(fused_attention(q, k, flops, 2 * q.bytes() + inputs_bytes));

@@ -40,7 +40,8 @@ void Recorder::forget_phases(std::string_view prefix) {
 
 void Recorder::grow(Place place, std::int64_t bytes) {
   if (place == Place::meta) return;
-  alive_[static_cast<int>(place)] += bytes;
+  std::int64_t& alive = alive_[static_cast<int>(place)];
+  alive = (Bytes(alive) + Bytes(bytes)).value();
   note_peak(static_cast<int>(place));
 }
 

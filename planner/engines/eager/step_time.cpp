@@ -48,7 +48,7 @@ double flops_per_s(const Activity& activity, const DeviceProfile& device, const 
 /// Of an fp8 product's operands, rows × inner and inner × columns.
 double cast_s(const Activity& product, const DeviceProfile& device) {
   if (product.rows == 0 || product.columns == 0) return 0;
-  const double inner = d(product.count) / 2 / d(product.rows) / d(product.columns);
+  const double inner = product.count / 2 / d(product.rows) / d(product.columns);
   return 2 * device.launch_s + kFp8CastBytesPerElem * inner * d(product.rows + product.columns) / device.memory_bytes_per_s;
 }
 
@@ -57,7 +57,7 @@ double roofline_s(const Activity& kernel, const DeviceProfile& device, const Ste
   const double rate = flops_per_s(kernel, device, conditions);
   const double keys = kernel.arithmetic == Arithmetic::attention ? d(conditions.sequence_parallel) : 1;  // for each of the piece's queries
   const double cast = conditions.fp8 && kernel.arithmetic == Arithmetic::matmul_16_bit ? cast_s(kernel, device) : 0;
-  return cast + std::max(rate > 0 ? d(kernel.count) * keys / rate : 0, d(kernel.bytes) / device.memory_bytes_per_s);
+  return cast + std::max(rate > 0 ? kernel.count * keys / rate : 0, d(kernel.bytes) / device.memory_bytes_per_s);
 }
 
 /// What a collective that runs beside takes from kernels.
@@ -205,7 +205,7 @@ void Clocks::run_copy(const Activity& activity, double& engine) {
 }
 
 void Clocks::run_on_host(const Activity& activity) {
-  const double duration = host_s(activity.bytes, activity.kind == Activity::Kind::host_update ? activity.count : 0, cluster_);
+  const double duration = host_s(activity.bytes, activity.kind == Activity::Kind::host_update ? static_cast<std::int64_t>(activity.count) : 0, cluster_);
   host_ += duration;
   time_.host_s += duration;
 }
@@ -295,7 +295,7 @@ StepRates rates_of(const StepTime& time, const DeviceProfile& device, double tok
   rates.tokens_per_s_per_gpu = tokens_per_step_per_gpu / time.step_s;
   if (device.peak_bf16_flops_per_s <= 0) return rates;
   rates.mfu_ratio = rates.tokens_per_s_per_gpu * model_flops_per_token / device.peak_bf16_flops_per_s;
-  rates.hfu_ratio = d(time.work.all_flops()) / time.step_s / device.peak_bf16_flops_per_s;
+  rates.hfu_ratio = time.work.all_flops() / time.step_s / device.peak_bf16_flops_per_s;
   return rates;
 }
 

@@ -5,8 +5,8 @@
 namespace zeroplan::eager {
 
 namespace {
-template <std::size_t n>
-void add_each(std::array<std::int64_t, n>& sums, const std::array<std::int64_t, n>& values) {
+template <class Number, std::size_t n>
+void add_each(std::array<Number, n>& sums, const std::array<Number, n>& values) {
   for (std::size_t i = 0; i < n; ++i) sums[i] += values[i];
 }
 }  // namespace
@@ -26,7 +26,7 @@ void WorkTotals::add(const Activity& activity) {
     case Activity::Kind::copy_to_device: copied_to_device_bytes += activity.bytes; break;
     case Activity::Kind::copy_to_host: copied_to_host_bytes += activity.bytes; break;
     case Activity::Kind::host_kernel: host_moved_bytes += activity.bytes; break;
-    case Activity::Kind::host_update: host_updated_elems += activity.count; break;
+    case Activity::Kind::host_update: host_updated_elems += static_cast<std::int64_t>(activity.count); break;
     case Activity::Kind::host_hooks:
     case Activity::Kind::record:
     case Activity::Kind::wait:
@@ -48,6 +48,6 @@ WorkTotals& WorkTotals::operator+=(const WorkTotals& other) {
   return *this;
 }
 
-std::int64_t WorkTotals::all_flops() const { return std::accumulate(flops.begin(), flops.end(), std::int64_t{0}); }
+double WorkTotals::all_flops() const { return std::accumulate(flops.begin(), flops.end(), 0.0); }
 
 }  // namespace zeroplan::eager

@@ -21,7 +21,8 @@ inline constexpr int kArithmeticCount = 4;
 /// A kernel with arithmetic that counts. rows and columns as in Activity; 0: unknown, taken as large.
 struct Computation {
   Arithmetic arithmetic = Arithmetic::none;
-  std::int64_t flops = 0, moved_bytes = 0;
+  double flops = 0;  ///< of a long sequence more than an int64 holds
+  std::int64_t moved_bytes = 0;
   std::int64_t rows = 0, columns = 0;
 };
 
@@ -50,7 +51,7 @@ struct Activity {
   std::int32_t ranks = 1, stride = 1;
   std::uint32_t op = 0;     ///< as in MemoryEvent
   std::int32_t rows = 0, columns = 0;  ///< of a product's result, all of a batch's one below the other; of attention: the head's dimension, keys
-  std::int64_t count = 0;   ///< FLOPs; elements of a host update
+  double count = 0;         ///< FLOPs; elements of a host update
   std::int64_t bytes = 0;   ///< moved (read and written), payload, or copied
 
   Collective as_collective() const { return {.kind = collective, .payload_bytes = bytes, .ranks = ranks, .stride = stride}; }
@@ -58,7 +59,7 @@ struct Activity {
 
 /// Sums over the activities of a phase and stream.
 struct WorkTotals {
-  std::array<std::int64_t, kArithmeticCount> flops{};        ///< by Arithmetic
+  std::array<double, kArithmeticCount> flops{};              ///< by Arithmetic
   std::array<std::int64_t, kArithmeticCount> moved_bytes{};  ///< by Arithmetic; none: kernels bound by memory
   std::int64_t kernels = 0;
   std::array<std::int64_t, kCollectiveKindCount> payload_bytes{};  ///< by CollectiveKind
@@ -69,7 +70,7 @@ struct WorkTotals {
 
   void add(const Activity& activity);
   WorkTotals& operator+=(const WorkTotals& other);
-  std::int64_t all_flops() const;
+  double all_flops() const;
   friend bool operator==(const WorkTotals&, const WorkTotals&) = default;
 };
 

@@ -69,10 +69,11 @@ TEST_CASE("a missing file, a directory, an empty file and a huge file are each s
   CHECK_THROWS_WITH(read_json_file((folder.path / "huge.json").string()), Contains("larger than 64 MiB"));
 }
 
-TEST_CASE("a deep but valid value is read and described without recursion into it", "[unit]") {
+TEST_CASE("a deep but valid value is refused in a file, and described without recursion into it", "[unit]") {
   const Folder folder;
-  const nlohmann::json deep = read_json_file(folder.file("deep.json", "{\"a\": " + std::string(200000, '[') + std::string(200000, ']') + "}"));
-  CHECK(describe(deep["a"]) == "an array of 1 entries");
+  const std::string text = "{\"a\": " + std::string(200000, '[') + std::string(200000, ']') + "}";
+  CHECK_THROWS_WITH(read_json_file(folder.file("deep.json", text)), Contains("line 1, column 106: nests deeper than 100 brackets"));
+  CHECK(describe(nlohmann::json::parse(text)["a"]) == "an array of 1 entries");
 }
 
 TEST_CASE("a file is written whole, replaces the old one and leaves no temporary file", "[unit]") {
