@@ -23,7 +23,8 @@ using nlohmann::json;
 
 /// Tensors that are one line for people: same maker, size and reason.
 struct Group {
-  std::string name, why;
+  std::string name;
+  std::string_view why;
   Category category = Category::activations;
   Bytes each, total;
   std::size_t count = 0;
@@ -32,7 +33,7 @@ struct Group {
 };
 
 std::vector<Group> groups_of(const Timeline& t, const std::vector<std::size_t>& tensors) {
-  std::map<std::tuple<std::string, std::string, std::int64_t>, Group> found;
+  std::map<std::tuple<std::string, std::string_view, std::int64_t>, Group> found;
   for (const std::size_t i : tensors) {
     const TimelineTensor& tensor = t.tensors[i];
     Group& group = found[{tensor.name, tensor.why, tensor.bytes.value()}];
@@ -111,7 +112,8 @@ int print_alive(const WhyOptions& options, const Question& question) {
 // ---- two plans ----
 
 struct Difference {
-  std::string name, why;
+  std::string name;
+  std::string_view why;
   std::int64_t first = 0, second = 0;
   std::int64_t delta() const { return second - first; }
 };

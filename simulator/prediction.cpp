@@ -7,6 +7,7 @@
 #include "planner/core/error.h"
 #include "planner/engines/eager/step_time.h"
 #include "planner/price/price.h"
+#include "simulator/emulated_run.h"
 
 namespace zeroplan {
 namespace {
@@ -58,29 +59,24 @@ void raise(PhaseMeasures& to, const PhaseMeasures& from) {
   to.host_requested = std::max(to.host_requested, from.host_requested);
 }
 
-std::string unit_name(const eager::Where& where) {
-  return where.unit == UnitKind::block ? fmt::format("block[{}]", where.block) : std::string(name_of(where.unit));
-}
-
 class EmulatedPrediction {
  public:
-  EmulatedPrediction(const Question& question, const PredictOptions& options) : options_(options), recorder_(true) {
-    out_.question = question;
-    out_.device = options.device;
-    out_.gaps = emulation_gaps(question);
+  EmulatedPrediction(const EmulatedRun& run, DeviceTrace* trace, eager::StepClock* clock) : run_(run), trace_(trace), clock_(clock) {
+    out_.question = run.question;
+    out_.device = run.options.device;
+    out_.gaps = run.gaps;
   }
 
   Prediction predict() {
-    peaks_ = emulate(out_.question, recorder_, options_.device);
     set_device();
-    const Replay replayed = replay(recorder_, endless_device(out_.question));
+    const Replay replayed = replay(run_, endless_device(out_.question), trace_);
     set_phases(replayed);
     set_peak();
     set_host();
     out_.saving = saving_of(out_.question);
     set_cost();
     out_.must_fit = out_.whole.reserved;
-    if (options_.against_capacity) judge();
+    if (run_.options.against_capacity) judge();
     return std::move(out_);
   }
 
@@ -92,28 +88,28 @@ class EmulatedPrediction {
   }
 
   void set_phases(const Replay& replayed) {
-    for (const eager::PhasePeak& peak : peaks_.phases) {
+    for (const eager::PhasePeak& peak : run_.peaks.phases) {
       out_.phases.push_back(measures_of(peak, replayed));
       raise(out_.whole, out_.phases.back());
       if (peak.name.starts_with("steady")) raise(out_.steady, out_.phases.back());
     }
-    out_.after_init_requested = Bytes(peaks_.after_init_bytes);
-    out_.between_steps_requested = Bytes(peaks_.between_steps_bytes);
+    out_.after_init_requested = Bytes(run_.peaks.after_init_bytes);
+    out_.between_steps_requested = Bytes(run_.peaks.between_steps_bytes);
     out_.between_steps_allocated = replayed.between_steps_allocated;
   }
 
   void set_peak() {
-    const auto highest = std::max_element(peaks_.phases.begin(), peaks_.phases.end(), [](const eager::PhasePeak& a, const eager::PhasePeak& b) { return a.bytes[0] < b.bytes[0]; });
-    if (highest == peaks_.phases.end()) return;
+    const auto highest = std::max_element(run_.peaks.phases.begin(), run_.peaks.phases.end(), [](const eager::PhasePeak& a, const eager::PhasePeak& b) { return a.bytes[0] < b.bytes[0]; });
+    if (highest == run_.peaks.phases.end()) return;
     out_.peak.phase = highest->name;
     if (const std::size_t event = highest->event[0]; event > 0) {
-      const std::uint32_t op = recorder_.events()[event - 1].op;
+      const std::uint32_t op = run_.recorder.events()[event - 1].op;
       if (op > 0) {
-        out_.peak.instruction = recorder_.ops()[op - 1].name;
-        out_.peak.unit = unit_name(recorder_.ops()[op - 1].where);
+        out_.peak.instruction = run_.recorder.ops()[op - 1].name;
+        out_.peak.unit = eager::unit_name(run_.recorder.ops()[op - 1].where);
       }
     }
-    for (const eager::AliveBytes& alive : recorder_.alive_at_peak(highest->name)) {
+    for (const eager::AliveBytes& alive : run_.recorder.alive_at_peak(highest->name)) {
       out_.alive.push_back({alive.site, alive.category, Bytes(alive.bytes)});
       out_.by_category[static_cast<std::size_t>(alive.category)] += alive.bytes;
     }
@@ -121,7 +117,7 @@ class EmulatedPrediction {
 
   void set_cost() {
     const Question& q = out_.question;
-    const eager::StepTime time = whole_step_time();
+    const eager::StepTime time = eager::step_time(run_.recorder, q.cluster, step_conditions(q), "steady", clock_);
     const double tokens = static_cast<double>(q.tokens_per_micro_batch() / q.job.sequence_parallel) * static_cast<double>(q.plan.accumulate);
     const eager::StepRates rates = eager::rates_of(time, q.cluster.device, tokens, model_flops_per_token(q.job.model, q.job.seq));
     const auto payload = [&](CollectiveKind kind) { return time.work.payload_bytes[static_cast<std::size_t>(kind)]; };
@@ -132,35 +128,18 @@ class EmulatedPrediction {
                           .all_reduce_bytes = 2 * payload(CollectiveKind::all_reduce)}};
   }
 
-  /// Micro batches beyond those that are emulated take what the last of these adds.
-  eager::StepTime whole_step_time() const {
-    const Question& q = out_.question;
-    eager::StepTime time = eager::step_time(recorder_, q.cluster, step_conditions(q));
-    const std::int64_t more = q.plan.accumulate - kMostMicroBatches;
-    if (more <= 0) return time;
-    Question shorter = q;
-    shorter.plan.accumulate = kMostMicroBatches - 1;
-    eager::Recorder recorder(true);
-    (void)emulate(shorter, recorder, options_.device);
-    const eager::StepTime without = eager::step_time(recorder, q.cluster, step_conditions(q));
-    time.step_s += static_cast<double>(more) * (time.step_s - without.step_s);
-    for (std::size_t i = 0; i < time.work.payload_bytes.size(); ++i)
-      time.work.payload_bytes[i] = (Bytes(time.work.payload_bytes[i]) + Bytes(time.work.payload_bytes[i] - without.work.payload_bytes[i]) * more).value();
-    return time;
-  }
-
   /// Tensors that DeepSpeed keeps on the host are page-locked unless the JSON says no; each takes a power of two then.
   void set_host() {
     const std::int64_t ranks = out_.question.cluster.gpus_per_node;
     const DeepSpeedOptions& deepspeed = out_.question.plan.deepspeed;
     const bool pins = out_.question.plan.offload_optimizer == Offload::cpu && deepspeed.offload_optimizer_pin_memory;
-    std::vector<std::int64_t> bytes(recorder_.tags().size(), 0);
+    std::vector<std::int64_t> bytes(run_.recorder.tags().size(), 0);
     std::int64_t plain = 0, pinned = 0, most_plain = 0, most_pinned = 0;
-    for (const eager::MemoryEvent& event : recorder_.events()) {
-      if (event.kind >= eager::MemoryEvent::Kind::phase || recorder_.tags()[event.storage].place != Place::host) continue;
+    for (const eager::MemoryEvent& event : run_.recorder.events()) {
+      if (event.kind >= eager::MemoryEvent::Kind::phase || run_.recorder.tags()[event.storage].place != Place::host) continue;
       const std::int64_t now = event.kind == eager::MemoryEvent::Kind::death ? 0 : event.bytes;
       constexpr std::int64_t kSmallest = 1 << 20;  // scalars and step counters stay pageable
-      const bool kept = recorder_.tags()[event.storage].category != Category::scratch;
+      const bool kept = run_.recorder.tags()[event.storage].category != Category::scratch;
       const auto taken = [&](std::int64_t size) { return pins && kept && size >= kSmallest ? pinned_bytes(Bytes(size)).value() : 0; };
       pinned += taken(now) - taken(bytes[event.storage]);
       plain += (taken(now) > 0 ? 0 : now) - (taken(bytes[event.storage]) > 0 ? 0 : bytes[event.storage]);
@@ -179,8 +158,11 @@ class EmulatedPrediction {
     out_.band_ratio = has_gaps(out_.gaps) ? kBandRatioWithGaps : published_band_ratio(out_.question.plan.engine);
     if (out_.must_fit > out_.usable) {
       const ReplayOptions within = own_device(out_.question);
-      Replay replayed = replay(recorder_, within);
+      DeviceTrace trace;
+      Replay replayed = replay(run_, within, trace_ == nullptr ? nullptr : &trace);
       out_.cache_emptied = replayed.retries;
+      if (trace_ != nullptr && !replayed.failure) *trace_ = std::move(trace);
+      if (trace_ != nullptr) trace_->failure = replayed.failure;
       out_.failure = std::move(replayed.failure);
       out_.must_fit = out_.failure ? least_capacity(within) : replayed.whole.reserved;
     }
@@ -196,14 +178,14 @@ class EmulatedPrediction {
       const Bytes capacity(static_cast<std::int64_t>(factor * static_cast<double>(out_.whole.allocated.value())));
       if (capacity >= out_.whole.reserved) break;
       options.allocator.capacity_bytes = capacity;
-      if (!replay(recorder_, options).failure) return capacity;
+      if (!replay(run_.recorder, options).failure) return capacity;
     }
     return out_.whole.reserved;
   }
 
-  PredictOptions options_;
-  eager::Recorder recorder_;
-  eager::PhasePeaks peaks_;
+  const EmulatedRun& run_;
+  DeviceTrace* trace_;
+  eager::StepClock* clock_;
   Prediction out_;
 };
 
@@ -270,11 +252,13 @@ const PhaseMeasures* Prediction::phase(const std::string& name) const {
 Prediction predict(const Question& question, const PredictOptions& options) {
   try {
     if (question.plan.engine == Engine::zeroplan) return predict_ours(question);
-    return EmulatedPrediction(question, options).predict();
+    return predict(EmulatedRun(question, options), nullptr, nullptr);
   } catch (const OverflowError& error) {
     throw UsageError(fmt::format("micro_batch={} × seq={}, accumulate={} on model {}: {}. Lower micro_batch, seq or accumulate", question.plan.micro_batch, question.job.seq, question.plan.accumulate,
                                  question.job.model.name, error.what()));
   }
 }
+
+Prediction predict(const EmulatedRun& run, DeviceTrace* trace, eager::StepClock* clock) { return EmulatedPrediction(run, trace, clock).predict(); }
 
 }  // namespace zeroplan

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <utility>
 
 namespace zeroplan {
 namespace {
@@ -22,15 +23,16 @@ class Replayer {
       : recorder_(recorder), options_(options), on_event_(on_event), allocator_(options.allocator), blocks_(recorder.tags().size()) {}
 
   Replay run() {
-    for (const MemoryEvent& event : recorder_.events()) {
-      if (event.kind == MemoryEvent::Kind::end) break;
-      follow(event);
-      if (replay_.failure) break;
-      if (on_event_) on_event_(allocator_.counters());
+    std::size_t done = 0;
+    for (const eager::RepeatedStretch& stretch : recorder_.repeated()) {
+      follow(done, stretch.end_event);
+      follow_again(stretch);
+      done = stretch.end_event;
     }
+    follow(done, recorder_.events().size());
     end_phase();
     replay_.between_steps_allocated = allocator_.counters().allocated.current;
-    replay_.retries = allocator_.counters().retries;
+    replay_.retries = allocator_.counters().retries + more_retries_;
     for (const AllocatorPeaks& phase : replay_.phases)
       if (phase.phase.starts_with("steady")) raise(replay_.steady, phase);
     replay_.steady.phase = "steady";
@@ -43,6 +45,46 @@ class Replayer {
     BlockId block{};
     bool held = false;
   };
+  void follow(std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end && !replay_.failure && recorder_.events()[i].kind != MemoryEvent::Kind::end; ++i) {
+      taken_.reset();
+      follow(recorder_.events()[i]);
+      if (replay_.failure) replay_.failure->event = i;
+      if (on_event_ && !replay_.failure) on_event_({i, taken_, allocator_});
+    }
+  }
+
+  /// The rounds after the first. Storages that one handed on to the next have their indices where the next looks for them.
+  void follow_again(const eager::RepeatedStretch& stretch) {
+    constexpr std::int64_t kMostRounds = 64;  // an allocator that has not come to rest by then is left as it is
+    State before = state(stretch);
+    for (std::int64_t round = 1; round < std::min(stretch.count, kMostRounds) && !replay_.failure; ++round) {
+      for (eager::StorageIndex storage = stretch.begin_storage; storage < stretch.end_storage; ++storage)
+        if (Held& held = blocks_[storage]; held.held) blocks_[storage - stretch.storages()] = std::exchange(held, {});
+      const std::int64_t retries = allocator_.counters().retries;
+      follow(stretch.begin_event, stretch.end_event);
+      State after = state(stretch);
+      if (after == before) {
+        more_retries_ += (stretch.count - 1 - round) * (allocator_.counters().retries - retries);
+        return;
+      }
+      before = std::move(after);
+    }
+  }
+
+  /// All that what follows depends on: blocks, free or not, and whose are those that the stretch hands on.
+  struct State {
+    std::vector<SegmentView> segments;
+    std::vector<std::optional<Bytes>> handed_on;
+    friend bool operator==(const State&, const State&) = default;
+  };
+  State state(const eager::RepeatedStretch& stretch) const {
+    State out{allocator_.snapshot(), {}};
+    for (eager::StorageIndex storage = stretch.begin_storage; storage < stretch.end_storage; ++storage)
+      out.handed_on.push_back(blocks_[storage].held ? std::optional(allocator_.address(blocks_[storage].block)) : std::nullopt);
+    return out;
+  }
+
   void follow(const MemoryEvent& event) {
     switch (event.kind) {
       case MemoryEvent::Kind::phase: return begin_phase(recorder_.phases()[event.storage].name);
@@ -62,10 +104,11 @@ class Replayer {
     if (tag.place != Place::device || bytes == 0) return;
     auto outcome = allocator_.allocate(Bytes(bytes), static_cast<StreamId>(tag.stream));
     if (const auto* error = std::get_if<OutOfMemory>(&outcome)) {
-      replay_.failure = ReplayFailure{*error, phase_, op == 0 ? "" : recorder_.ops()[op - 1].name, tag};
+      replay_.failure = ReplayFailure{*error, phase_, op == 0 ? "" : recorder_.ops()[op - 1].name, tag, 0};
       return;
     }
     blocks_[storage] = {std::get<BlockId>(outcome), true};
+    taken_ = std::get<BlockId>(outcome);
   }
 
   void give_back(eager::StorageIndex storage) {
@@ -111,6 +154,8 @@ class Replayer {
   const OnReplayed& on_event_;
   CachingAllocator allocator_;
   std::vector<Held> blocks_;
+  std::optional<BlockId> taken_;   ///< by the event that is followed
+  std::int64_t more_retries_ = 0;  ///< of rounds that were not followed
   std::string phase_;
   bool forward_workspace_ = false, backward_workspace_ = false;
   Replay replay_;

@@ -1,5 +1,6 @@
 // Replays what an emulated engine asked of memory (planner/engines/eager/recorder.h) through the model of PyTorch's caching allocator: from requested bytes
 // to allocated, active and reserved, phase by phase, and to the moment of an out-of-memory error.
+// A repeated micro batch goes through the allocator as often as it runs, until the allocator comes out of one as it came out of the one before: the rest is the same again.
 // Leaves out that frees of blocks which another stream still uses wait for its event: they complete at once.
 #pragma once
 
@@ -31,6 +32,7 @@ struct ReplayFailure {
   std::string phase;
   std::string op;
   eager::StorageTag tag;  ///< of the storage that was asked for
+  std::size_t event = 0;  ///< in Recorder::events()
 };
 
 struct Replay {
@@ -42,8 +44,14 @@ struct Replay {
   std::optional<ReplayFailure> failure;  ///< the replay ends there
 };
 
-/// Hears the allocator's counters after each of the recorder's events, in their order; not of the event that fails, nor of any after it.
-using OnReplayed = std::function<void(const AllocatorCounters&)>;
+/// What the allocator did with one of the recorder's events.
+struct ReplayedEvent {
+  std::size_t event = 0;                ///< in Recorder::events(); those of a repeated stretch come several times
+  std::optional<BlockId> block;         ///< that was taken
+  const CachingAllocator& allocator;
+};
+/// Hears of each event after it; not of the event that fails, nor of any after it.
+using OnReplayed = std::function<void(const ReplayedEvent&)>;
 
 /// `recorder` must have recorded events.
 Replay replay(const eager::Recorder& recorder, const ReplayOptions& options, const OnReplayed& on_event = {});

@@ -1,6 +1,7 @@
 #include "simulator/timeline.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <string_view>
@@ -9,7 +10,7 @@
 
 #include "planner/engines/zeroplan.h"
 #include "planner/search/answer.h"
-#include "simulator/prediction.h"
+#include "simulator/emulated_run.h"
 #include "simulator/replay.h"
 #include "simulator/walk.h"
 
@@ -68,6 +69,8 @@ class Builder {
     out_.instants.back().start = start;
     out_.instants.back().end = end;
   }
+  /// The index of the instant that comes next.
+  std::size_t next() const { return out_.instants.size() - (started_ || out_.instants.empty() ? 0 : 1); }
   std::uint32_t here() const { return out_.instants.empty() ? 0 : static_cast<std::uint32_t>(out_.instants.size() - 1); }
 
   void finish() {
@@ -131,50 +134,34 @@ const std::map<std::string_view, std::string_view>& reasons() {
   return all;
 }
 
-/// What the allocator takes from the device after each event, and where it fails on the question's own.
-struct Taken {
-  std::vector<Bytes> after_event;
-  std::optional<std::size_t> failed_event;
-  std::optional<OutOfMemory> failure;
-};
-
-Taken taken_by(const eager::Recorder& recorder, const Question& question) {
-  Taken out;
-  const auto run = [&](const ReplayOptions& options) {
-    std::vector<Bytes> reserved;
-    Replay replayed = replay(recorder, options, [&](const AllocatorCounters& counters) { reserved.push_back(counters.reserved.current); });
-    if (replayed.failure) {
-      out.failed_event = reserved.size();
-      out.failure = std::move(replayed.failure->error);
-    } else {
-      out.after_event = std::move(reserved);
-    }
-  };
-  run(own_device(question));
-  if (out.failure) run(endless_device(question));
-  return out;
-}
-
 class EmulatedTimeline {
  public:
-  EmulatedTimeline(Timeline& out, const eager::Recorder& recorder, Span span, const Taken& taken)
-      : out_(out), recorder_(recorder), span_(span), taken_(taken), builder_(out), made_(recorder.tags().size(), kNone), size_(recorder.tags().size(), 0) {
+  /// `trace` and `clock`: null for Detail::tensors.
+  EmulatedTimeline(Timeline& out, const eager::Recorder& recorder, Span span, const DeviceTrace* trace, const eager::StepClock* clock)
+      : out_(out), recorder_(recorder), span_(span), trace_(trace), clock_(clock), builder_(out), made_(recorder.tags().size(), kNone), size_(recorder.tags().size(), 0),
+        taken_by_(recorder.tags().size(), kNone) {
     for (const MemoryEvent& event : recorder.events()) steps_ += event.kind == MemoryEvent::Kind::forget;
   }
 
   void build() {
+    const std::size_t events = recorder_.events().size() / static_cast<std::size_t>(span_ == Span::whole ? 1 : std::max(steps_, 1));
+    out_.instants.reserve(events / 2);
+    out_.tensors.reserve(events / 2);
     for (std::size_t i = 0; i < recorder_.events().size(); ++i) {
       const MemoryEvent& event = recorder_.events()[i];
+      note_repeats(i);
       if (event.kind == MemoryEvent::Kind::end) break;
       if (event.kind == MemoryEvent::Kind::forget && ++step_ == first_step()) enter();
       if (step_ > last_step()) break;
       if (event.kind == MemoryEvent::Kind::phase) phase_ = recorder_.phases()[event.storage].name;
-      if (event.kind < MemoryEvent::Kind::phase) follow(event);
-      if (inside()) note_device(i);
+      if (event.kind < MemoryEvent::Kind::phase) follow(event, i);
+      if (trace_ != nullptr) note_device(i);
     }
-    out_.endless = taken_.failure.has_value();
     builder_.finish();
+    for (std::vector<TimelineStretch>* stretches : {&out_.segments, &out_.workspaces})
+      for (TimelineStretch& stretch : *stretches) stretch.death = std::min(stretch.death, static_cast<std::uint32_t>(out_.instants.size()));
     for (TimelineTensor& tensor : out_.tensors) tensor.why = why(tensor);
+    if (clock_ != nullptr) set_times();
   }
 
  private:
@@ -185,22 +172,104 @@ class EmulatedTimeline {
   int last_step() const { return span_ == Span::init ? 0 : span_ == Span::first ? 1 : steps_; }
   bool inside() const { return step_ >= first_step(); }
 
+  /// Instants of a stretch that begins or ends before this event.
+  void note_repeats(std::size_t event) {
+    if (!inside()) return;
+    for (std::size_t i = 0; i < recorder_.repeated().size(); ++i) {
+      const eager::RepeatedStretch& stretch = recorder_.repeated()[i];
+      if (stretch.begin_event == event) out_.repeats.push_back({builder_.next(), builder_.next(), stretch.count, {}});
+      if (stretch.end_event == event) out_.repeats.back().end = builder_.next();
+      if (stretch.end_event == event && clock_ != nullptr && stretch.end_activity > 0) out_.repeats.back().more = time_of(clock_->more_rounds_s[i]);
+    }
+  }
+
   void note_device(std::size_t event) {
-    if (event < taken_.after_event.size()) builder_.taken(taken_.after_event[event]);
-    if (taken_.failed_event == event && !out_.instants.empty()) out_.failure = TimelineFailure{builder_.here(), taken_.failure->segment_bytes, text(*taken_.failure)};
+    if (trace_->blocks[event] && recorder_.events()[event].kind == MemoryEvent::Kind::phase)
+      out_.workspaces.push_back({trace_->blocks[event]->address, trace_->blocks[event]->size, Stream::compute, inside() ? builder_.here() : 0, kStillAlive});
+    if (next_segments_ < trace_->segments.size() && trace_->segments[next_segments_].first == event) note_segments(trace_->segments[next_segments_++].second);
+    if (!inside()) return;
+    builder_.taken(trace_->reserved[event]);
+    if (trace_->failure && trace_->failure->event == event && !out_.instants.empty()) out_.failure = TimelineFailure{builder_.here(), trace_->failure->error.segment_bytes, text(trace_->failure->error)};
+  }
+
+  void note_segments(const std::vector<SegmentView>& now) {
+    const std::uint32_t here = inside() ? builder_.here() : 0;
+    std::map<std::pair<Bytes, Bytes>, std::size_t> gone;
+    gone.swap(segments_);
+    for (const SegmentView& segment : now) {
+      const std::pair key(segment.address, segment.size_bytes);
+      const auto known = gone.find(key);
+      segments_[key] = known == gone.end() ? out_.segments.size() : known->second;
+      if (known != gone.end()) gone.erase(known);
+      else out_.segments.push_back({segment.address, segment.size_bytes, static_cast<Stream>(segment.stream), here, kStillAlive});
+    }
+    for (const auto& [key, index] : gone) out_.segments[index].death = here;
+  }
+
+  static SimTime time_of(double s) { return SimTime(std::llround(s * 1e9)); }
+
+  /// Every op's times are those of what it runs on its own stream; an op that runs nothing stands where the compute stream has come to.
+  void set_times() {
+    for (std::size_t i = 0; i < recorder_.activities().size(); ++i) add_work(recorder_.activities()[i], clock_->activities[i]);
+    for (const eager::ClockSpan& span : clock_->exposed) out_.exposed.push_back({time_of(span.start_s), time_of(span.end_s)});
+    SimTime now;
+    std::size_t next = 0;
+    for (std::uint32_t i = 0; i < out_.instants.size(); ++i) {
+      TimelineInstant& instant = out_.instants[i];
+      if (step_of_[i] != last_step()) continue;
+      for (const TimelineRepeat& repeat : out_.repeats)
+        if (repeat.end == i) now += repeat.more;
+      if (!instant.start) instant.start = instant.end = now;
+      for (; next < out_.work.size() && out_.work[next].instant <= i; ++next)
+        if (out_.work[next].stream == Stream::compute) now = std::max(now, out_.work[next].end);
+    }
+  }
+
+  void add_work(const eager::Activity& activity, const eager::ClockSpan& span) {
+    using Kind = eager::Activity::Kind;
+    const bool waits = activity.kind == Kind::record || activity.kind == Kind::wait || activity.kind == Kind::synchronize;
+    if (waits || span.end_s <= span.start_s || ops_.empty()) return;
+    const auto after = std::upper_bound(ops_.begin(), ops_.end(), activity.op);
+    const auto instant = static_cast<std::size_t>(std::max<std::ptrdiff_t>(0, after - ops_.begin() - 1));
+    const TimelineWork work{.kind = activity.kind == Kind::kernel ? TimelineWork::Kind::kernel
+                                    : activity.kind == Kind::collective ? TimelineWork::Kind::collective
+                                    : activity.kind == Kind::copy_to_device || activity.kind == Kind::copy_to_host ? TimelineWork::Kind::copy
+                                                                                                                   : TimelineWork::Kind::host,
+                            .name = activity.op == 0 ? "" : recorder_.ops()[activity.op - 1].name, .stream = activity.stream, .instant = static_cast<std::uint32_t>(instant),
+                            .start = time_of(span.start_s), .end = time_of(span.end_s)};
+    out_.work.push_back(work);
+    for (std::size_t i = instant; i < ops_.size() && ops_[i] == activity.op && out_.instants[i].stream == activity.stream; i = i == 0 ? ops_.size() : i - 1) {
+      TimelineInstant& of = out_.instants[i];
+      of.start = std::min(of.start.value_or(work.start), work.start);
+      of.end = std::max(of.end.value_or(work.end), work.end);
+    }
   }
 
   /// What is alive when the span begins was born before it.
   void enter() {
     builder_.at("what is there before", "", "before", Stream::compute);
+    note_instants(0);
     for (std::size_t storage = 0; storage < size_.size(); ++storage)
       if (size_[storage] > 0) make(storage);
+  }
+
+  void note_instants(std::uint32_t op) {
+    ops_.resize(out_.instants.size(), op);
+    step_of_.resize(out_.instants.size(), step_);
+    if (ops_.empty()) return;
+    ops_.back() = op;
+    step_of_.back() = step_;
   }
 
   void make(std::size_t storage) {
     const eager::StorageTag& tag = recorder_.tags()[storage];
     if (tag.place != eager::Place::device || size_[storage] == 0) return;
-    made_[storage] = builder_.birth({.name = tag.site, .category = tag.category, .unit = unit_name(tag.where.unit, tag.where.block), .stream = tag.stream, .bytes = Bytes(size_[storage]), .birth = 0, .death = 0, .why = ""});
+    TimelineTensor tensor{.name = tag.site, .category = tag.category, .unit = eager::unit_name(tag.where), .stream = tag.stream, .bytes = Bytes(size_[storage]), .birth = 0, .death = 0, .why = ""};
+    if (trace_ != nullptr && trace_->blocks[taken_by_[storage]]) {
+      tensor.address = trace_->blocks[taken_by_[storage]]->address;
+      tensor.block_bytes = trace_->blocks[taken_by_[storage]]->size;
+    }
+    made_[storage] = builder_.birth(std::move(tensor));
   }
 
   void unmake(std::size_t storage) {
@@ -209,11 +278,13 @@ class EmulatedTimeline {
     made_[storage] = kNone;
   }
 
-  void follow(const MemoryEvent& event) {
+  void follow(const MemoryEvent& event, std::size_t index) {
     if (inside()) name_instant(event.op);
     if (event.kind != MemoryEvent::Kind::birth && inside()) unmake(event.storage);
+    if (event.kind != MemoryEvent::Kind::death) taken_by_[event.storage] = index;
     size_[event.storage] = event.kind == MemoryEvent::Kind::death ? 0 : event.bytes;
     if (event.kind != MemoryEvent::Kind::death && inside()) make(event.storage);
+    if (inside()) note_instants(event.op);
   }
 
   void name_instant(std::uint32_t op) {
@@ -222,13 +293,13 @@ class EmulatedTimeline {
     named_phase_ = phase_;
     if (op == 0) return builder_.at("load", "", phase_, Stream::compute);
     const eager::OpEvent& running = recorder_.ops()[op - 1];
-    builder_.at(running.name, unit_name(running.where.unit, running.where.block), phase_, running.stream);
+    builder_.at(running.name, eager::unit_name(running.where), phase_, running.stream);
   }
 
   bool in_phase(std::uint32_t instant, std::string_view end) const { return instant < out_.instants.size() && std::string_view(out_.instants[instant].phase).ends_with(end); }
 
-  std::string why(const TimelineTensor& tensor) const {
-    if (const auto known = reasons().find(tensor.name); known != reasons().end()) return std::string(known->second);
+  std::string_view why(const TimelineTensor& tensor) const {
+    if (const auto known = reasons().find(tensor.name); known != reasons().end()) return known->second;
     switch (tensor.category) {
       case Category::parameters: return "parameters";
       case Category::gradients: return "a gradient";
@@ -245,10 +316,16 @@ class EmulatedTimeline {
   Timeline& out_;
   const eager::Recorder& recorder_;
   Span span_;
-  const Taken& taken_;
+  const DeviceTrace* trace_;
+  const eager::StepClock* clock_;
   Builder builder_;
-  std::vector<std::size_t> made_;    ///< by storage: its tensor
-  std::vector<std::int64_t> size_;   ///< by storage
+  std::vector<std::size_t> made_;      ///< by storage: its tensor
+  std::vector<std::int64_t> size_;     ///< by storage
+  std::vector<std::size_t> taken_by_;  ///< by storage: the event that gave it its size
+  std::size_t next_segments_ = 0;
+  std::map<std::pair<Bytes, Bytes>, std::size_t> segments_;  ///< that are there, by address and size
+  std::vector<std::uint32_t> ops_;     ///< by instant
+  std::vector<int> step_of_;           ///< by instant
   int steps_ = 0, step_ = 0;
   std::uint32_t op_ = std::numeric_limits<std::uint32_t>::max();
   std::string phase_, named_phase_;
@@ -300,7 +377,7 @@ class CompiledTimeline {
     const Storage& storage = program_.storages[ref.storage];
     const auto at = key(storage, ref, block);
     alive_[at] = builder_.birth({.name = std::string(storage.name), .category = storage.category, .unit = storage.per_block ? unit_name(UnitKind::block, at.second) : std::string(name_of(storage.unit)),
-                                 .stream = Stream::compute, .bytes = storage.bytes, .birth = 0, .death = 0, .why = std::string(storage.why)});
+                                 .stream = Stream::compute, .bytes = storage.bytes, .birth = 0, .death = 0, .why = storage.why});
   }
 
   void death(InstanceRef ref, std::int32_t block) {
@@ -344,6 +421,28 @@ std::array<std::int64_t, kCategoryCount> Timeline::by_category(std::size_t insta
   for (const std::size_t i : live_at(instant)) out[static_cast<std::size_t>(tensors[i].category)] += tensors[i].bytes.value();
   return out;
 }
+
+namespace {
+
+/// Of the step whose times the span's instants have: the first for Span::first, else the last.
+eager::StepClock clock_of(const EmulatedRun& run, Span span) {
+  eager::StepClock out;
+  eager::step_time(run.recorder, run.question.cluster, step_conditions(run.question), span == Span::first ? "first" : "steady", &out);
+  return out;
+}
+
+Timeline emulated_timeline(const EmulatedRun& run, Span span, const DeviceTrace* trace, const eager::StepClock* clock) {
+  Timeline out;
+  out.question = run.question;
+  out.capacity = run.question.cluster.device.capacity_bytes;
+  out.usable = out.capacity - outside_of_emulated(run.question).total();
+  out.endless = trace != nullptr && trace->failure;
+  if (clock != nullptr && span != Span::init) out.step = SimTime(std::llround(clock->step_s * 1e9));
+  EmulatedTimeline(out, run.recorder, span, trace, span == Span::init ? nullptr : clock).build();
+  return out;
+}
+
+}  // namespace
 
 std::string size_formula(Bytes bytes, const Question& question) {
   const Model& m = question.job.model;
@@ -389,13 +488,31 @@ Timeline timeline_of(const Question& question, Span span, EmulatedDevice device,
     else timeline.build(span);
     return out;
   }
-  out.usable = out.capacity - outside_of_emulated(question).total();
-  (void)emulation_gaps(question);  // refuses what cannot be emulated
-  eager::Recorder recorder(true);
-  emulate(question, recorder, device);
-  const Taken taken = detail == Detail::device ? taken_by(recorder, question) : Taken();
-  EmulatedTimeline(out, recorder, span, taken).build();
-  return out;
+  const EmulatedRun run(question, {.device = device});
+  if (detail == Detail::tensors) return emulated_timeline(run, span, nullptr, nullptr);
+  const DeviceTrace trace = trace_device(run, detail == Detail::addresses);
+  const eager::StepClock clock = clock_of(run, span);
+  return emulated_timeline(run, span, &trace, &clock);
+}
+
+Span span_of_peak(const Prediction& prediction) {
+  if (prediction.steady.requested == prediction.whole.requested) return Span::steady;
+  return prediction.peak.phase.starts_with("first") ? Span::first : Span::whole;
+}
+
+PredictionAndTimeline predict_with_timeline(const Question& question, std::optional<Span> asked_span) {
+  if (question.plan.engine == Engine::zeroplan) {
+    Prediction prediction = predict(question);
+    const Span span = asked_span.value_or(span_of_peak(prediction));
+    return {std::move(prediction), timeline_of(question, span, EmulatedDevice::gpu, Detail::device)};
+  }
+  const EmulatedRun run(question, {});
+  DeviceTrace trace;
+  eager::StepClock clock;
+  Prediction prediction = predict(run, &trace, &clock);
+  const Span span = asked_span.value_or(span_of_peak(prediction));
+  if (span == Span::first) clock = clock_of(run, span);
+  return {std::move(prediction), emulated_timeline(run, span, &trace, &clock)};
 }
 
 }  // namespace zeroplan

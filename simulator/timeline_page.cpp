@@ -186,7 +186,7 @@ class Page {
       if (first >= after) continue;
       listed_[i] = out.size();
       out.push_back({strings(tensor.name), strings(tensor.unit), band_of(tensor.category), tensor.bytes.value(), first - columns.begin(), after - columns.begin() - 1, strings(instant_line(t_, tensor.birth)),
-                     strings(instant_line(t_, tensor.death)), strings(tensor.why)});
+                     strings(instant_line(t_, tensor.death)), strings(std::string(tensor.why))});
     }
     return out;
   }
@@ -198,7 +198,7 @@ class Page {
   std::string row(std::size_t index) const {
     const TimelineTensor& tensor = t_.tensors[index];
     const std::string point = listed_[index] ? fmt::format(" data-tensor=\"{}\"", *listed_[index]) : "";
-    const std::string cells[] = {tensor.name, std::string(kBands[band_of(tensor.category)].words), tensor.unit, instant_line(t_, tensor.birth), instant_line(t_, tensor.death), tensor.why};
+    const std::string cells[] = {tensor.name, std::string(kBands[band_of(tensor.category)].words), tensor.unit, instant_line(t_, tensor.birth), instant_line(t_, tensor.death), std::string(tensor.why)};
     std::string out = fmt::format("<tr{}><td title=\"{} bytes\">{}</td>", point, tensor.bytes.value(), format_gib(tensor.bytes));
     for (std::size_t i = 0; i < std::size(cells); ++i) {
       const std::string swatch = i == 1 ? fmt::format("<span class=\"swatch\" style=\"background:{}\"></span>", kBands[band_of(tensor.category)].colour) : "";

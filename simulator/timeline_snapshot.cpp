@@ -72,7 +72,7 @@ class SnapshotBuilder {
   FrameId frame(const std::string& function, const std::string& file) { return out_.stacks.intern_frame({out_.strings.intern(function), out_.strings.intern(file), 0}); }
 
   StackId stack_of(const TimelineTensor& tensor) {
-    const std::array<FrameId, 3> frames{frame(tensor.name, tensor.unit), frame(instant_line(t_, tensor.birth), "born"), frame(tensor.why, "why")};
+    const std::array<FrameId, 3> frames{frame(tensor.name, tensor.unit), frame(instant_line(t_, tensor.birth), "born"), frame(std::string(tensor.why), "why")};
     return out_.stacks.intern_stack(frames);
   }
 

@@ -1,7 +1,6 @@
 #include "gui/models/workbench.h"
 
 #include <chrono>
-#include <future>
 
 namespace zeroplan::gui {
 namespace {
@@ -49,11 +48,6 @@ Prediction prediction_of(const Answer& answer) {
   return out;
 }
 
-Span span_of_peak(const Prediction& prediction) {
-  if (prediction.steady.requested == prediction.whole.requested) return Span::steady;
-  return prediction.peak.phase.starts_with("first") ? Span::first : Span::whole;
-}
-
 std::shared_ptr<const Answered> Workbench::compute(const Asked& asked, Addresses addresses) {
   auto out = std::make_shared<Answered>();
   out->asked = asked;
@@ -64,11 +58,10 @@ std::shared_ptr<const Answered> Workbench::compute(const Asked& asked, Addresses
   }
   cost_ = {};
   Stopwatch watch;
-  std::future<Timeline> steady = std::async(std::launch::async, [&] { return timeline_of(asked.question); });
-  out->prediction = predict(asked.question);
+  PredictionAndTimeline made = predict_with_timeline(asked.question);
+  out->prediction = std::move(made.prediction);
+  out->timeline = std::move(made.timeline);
   cost_.compile_ms = watch.lap_ms();
-  out->timeline = steady.get();
-  if (const Span span = span_of_peak(out->prediction); span != Span::steady) out->timeline = timeline_of(asked.question, span);
   out->picture = picture_of(*out->timeline);
   cost_.walk_ms = watch.lap_ms();
   return out;

@@ -37,7 +37,7 @@ struct Answered {
   const Layout* layout() const { return ours && ours->layout ? &*ours->layout : nullptr; }
 };
 
-/// Milliseconds of each stage of one recomputation. Of an emulated engine compile is the prediction and walk the picture; its timeline is made beside the prediction.
+/// Milliseconds of each stage of one recomputation. Of an emulated engine compile is the prediction with its timeline and walk the picture.
 struct Cost {
   double compile_ms = 0, price_ms = 0, layout_ms = 0, walk_ms = 0;
   double total_ms() const { return compile_ms + price_ms + layout_ms + walk_ms; }
@@ -68,8 +68,6 @@ std::vector<Remedy> fixes_of_emulated(const Prediction& from);
 void apply_arena(Answer& answer, Bytes arena, bool laid_out);
 /// In the form that every engine's answer has.
 Prediction prediction_of(const Answer& answer);
-/// The part of a run that holds the peak of requested bytes: the steady step where it comes up to it.
-Span span_of_peak(const Prediction& prediction);
 
 /// Undo and redo. One gesture (a drag, an edit, a fix) is one entry; before() is the plan that the ghost shows.
 class History {

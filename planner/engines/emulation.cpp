@@ -140,7 +140,7 @@ eager::HfConfig model_of(const Asked& asked) {
 
 eager::TrainingSize size_of(const Asked& asked) {
   const Question& q = asked.question;
-  return {.seq_tokens = q.job.seq / q.job.sequence_parallel, .micro_batch = q.plan.micro_batch, .accumulate = std::min(q.plan.accumulate, kMostMicroBatches), .steps = asked.steps};
+  return {.seq_tokens = q.job.seq / q.job.sequence_parallel, .micro_batch = q.plan.micro_batch, .accumulate = q.plan.accumulate, .steps = asked.steps};
 }
 
 eager::OptimizerKernel kernel_of(const Question& question) {

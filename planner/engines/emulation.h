@@ -22,10 +22,6 @@ struct EmulationGap {
   std::string taken;  ///< a clause for people: "as bf16"
 };
 
-/// Micro batches of a step that are run at most: from the third on each asks for and does what the one before it did. The time of a longer step goes on from there
-/// (simulator/prediction.cpp).
-inline constexpr std::int64_t kMostMicroBatches = 8;
-
 /// Every gap of the question; empty if it is followed in all. Throws UsageError for a model that no engine is emulated with (by name).
 std::vector<EmulationGap> emulation_gaps(const Question& question);
 

@@ -269,6 +269,11 @@ class DdpEngine {
     optimizer_->zero_grad();
   }
 
+  void skip_micro_batches(std::int64_t n) {
+    boundary_.skip(n);
+    micro_steps_ += n;
+  }
+
  private:
   void wrap();
 

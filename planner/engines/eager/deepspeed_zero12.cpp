@@ -443,6 +443,7 @@ void DeepSpeedZeroOptimizer::create_gradient_handling_hooks() {
 void DeepSpeedZeroOptimizer::setup_buckets() {
   if (ready_for_gradients_) return;
   ++micro_step_id_;
+  const Scoped whole_model(context_.where, Where{});
   if (contiguous_gradients_) {
     bucket_.buffer.clear();
     bucket_.index = 0;
@@ -653,6 +654,7 @@ void DeepSpeedZeroOptimizer::copy_grads_in_partition(ZeroParam& p) {
   if (!grads_in_partition_.defined()) {
     std::int64_t total_elems = 0;
     for (const ZeroParam* in_partition : params_in_partition_) total_elems += in_partition->elems;
+    const Scoped whole_model(context_.where, Where{});
     grads_in_partition_ = new_flat(context_, total_elems, type_, "grads_in_partition", Category::gradients);
   }
   context_.moves(2 * gradient_for_reduction(p).bytes());
@@ -784,6 +786,7 @@ void DeepSpeedZeroOptimizer::zero_grad() {
 
 std::unique_ptr<AveragedGradients> DeepSpeedZeroOptimizer::build_compact_grad_partition_buffer() const {
   auto out = std::make_unique<AveragedGradients>();
+  const Scoped whole_model(context_.where, Where{});
   out->flat_partition = new_flat(context_, partition_elems_, gradient_accumulation_type_, "compact gradient partition", Category::gradients);
   for (const ZeroParam* p : params_in_partition_) out->push_back(narrow(out->flat_partition, elems_in_partition(*p, p->owners.front())), false);
   return out;
@@ -1048,6 +1051,8 @@ class Engine {
     }
     ++micro_steps_;
   }
+
+  void skip_micro_batches(std::int64_t n) { micro_steps_ += n; }
 
  private:
   bool is_gradient_accumulation_boundary() const { return (micro_steps_ + 1) % accumulate_ == 0; }

@@ -562,6 +562,7 @@ class Engine {
   Tensor forward(const Tensor& ids);
   void backward(const Tensor& loss);
   void step();
+  void skip_micro_batches(std::int64_t n) { micro_steps_ += n; }
 
  private:
   Tensor loss_by_accumulation(const Tensor& loss) const;

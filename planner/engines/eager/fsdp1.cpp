@@ -442,6 +442,11 @@ class Fsdp1Engine {
     optimizer_->zero_grad();
   }
 
+  void skip_micro_batches(std::int64_t n) {
+    boundary_.skip(n);
+    micro_steps_ += n;
+  }
+
  private:
   void clip();
   void make_model();

@@ -618,6 +618,8 @@ class Fsdp2Engine {
     optimizer_->zero_grad();
   }
 
+  void skip_micro_batches(std::int64_t n) { boundary_.skip(n); }
+
  private:
   /// The host waits for the gradients' copies.
   void clip() {

@@ -72,7 +72,7 @@ DecoderLm<Decoder>::DecoderLm(Context& owner, const HfConfig& config, Names name
   children = {{names.model, &model_}, {"lm_head", &lm_head_}};
   embedding_ = &(model_.*embedding);
   for (const auto& layer : model_.layers) blocks_.push_back(layer.get());
-  owner.where = {.unit = UnitKind::embedding};
+  owner.where = {};
 }
 
 template <class Decoder>

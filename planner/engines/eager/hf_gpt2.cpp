@@ -119,7 +119,7 @@ Gpt2Lm::Gpt2Lm(Context& owner, const HfConfig& config)
   children = {{"transformer", &model_}, {"lm_head", &lm_head_}};
   embedding_ = &model_.wte;
   for (const auto& block : model_.blocks) blocks_.push_back(block.get());
-  owner.where = embedding_unit();
+  owner.where = {};
 }
 
 Tensors Gpt2Lm::forward(Arguments& arguments) {

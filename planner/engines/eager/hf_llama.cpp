@@ -295,7 +295,7 @@ LlamaLm::LlamaLm(Context& owner, const HfConfig& config)
   children = {{"model", &model_}, {"lm_head", &lm_head_}};
   embedding_ = &model_.embed_tokens;
   for (const auto& layer : model_.layers) blocks_.push_back(layer.get());
-  owner.where = embedding_unit();
+  owner.where = {};
 }
 
 void LlamaLm::add_lora(const LoraConfig& lora) {

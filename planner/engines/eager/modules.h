@@ -21,7 +21,7 @@ struct Arguments {
 
 class Module {
  public:
-  Module(Context& owner, const char* kind_name) : context(&owner), kind(kind_name) {}
+  Module(Context& owner, const char* kind_name) : context(&owner), kind(kind_name), where(owner.where) {}
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
   virtual ~Module() = default;

@@ -7,6 +7,11 @@
 
 namespace zeroplan::eager {
 
+std::string unit_name(const Where& where) {
+  if (!where.unit) return "whole model";
+  return *where.unit == UnitKind::block ? "block[" + std::to_string(where.block) + "]" : std::string(name_of(*where.unit));
+}
+
 void Recorder::note_peak(int place) {
   if (phases_.empty()) return;
   PhasePeak& phase = phases_[current_phase_];
@@ -36,6 +41,62 @@ void Recorder::forget_phases(std::string_view prefix) {
     totals_[i] = {};
   }
   std::erase_if(activities_, [&](const Activity& activity) { return is_forgotten(activity.phase); });
+  for (RepeatedStretch& stretch : repeated_)
+    if (stretch.end_activity > activities_.size()) stretch.begin_activity = stretch.end_activity = 0;  // forgotten phases are the newest
+}
+
+RecorderMark Recorder::mark() const {
+  return {.events = events_.size(), .ops = ops_.size(), .activities = activities_.size(), .storages = next_storage_, .event_ids = last_event_, .alive = {alive_[0], alive_[1]}, .totals = totals_};
+}
+
+/// Of the first step and of another: "first.forward", "steady.forward".
+bool Recorder::same_phase(std::size_t a, std::size_t b) const {
+  const auto part = [&](std::size_t phase) { return std::string_view(phases_[phase].name).substr(phases_[phase].name.find('.') + 1); };
+  return a == b || part(a) == part(b);
+}
+
+bool Recorder::same_event(const MemoryEvent& a, const MemoryEvent& b, const RecorderMark& earlier, const RecorderMark& begin) const {
+  if (a.kind != b.kind || a.bytes != b.bytes || a.op - earlier.ops != b.op - begin.ops) return false;
+  if (a.kind == MemoryEvent::Kind::phase) return same_phase(a.storage, b.storage);
+  if (a.kind > MemoryEvent::Kind::phase) return true;
+  if (a.storage == b.storage) return a.storage < earlier.storages;
+  const StorageIndex own = next_storage_ - begin.storages;
+  if (b.storage - a.storage != begin.storages - earlier.storages || b.storage < begin.storages - own) return false;
+  const StorageTag &x = tags_[a.storage], &y = tags_[b.storage];
+  return x.site == y.site && x.category == y.category && x.place == y.place && x.stream == y.stream && x.where == y.where;
+}
+
+bool Recorder::same_activity(const Activity& a, const Activity& b, const RecorderMark& earlier, const RecorderMark& begin) const {
+  if (a.op - earlier.ops != b.op - begin.ops || !same_phase(a.phase, b.phase)) return false;
+  const EventId own = last_event_ - begin.event_ids;
+  const bool handed_on = b.event - a.event == begin.event_ids - earlier.event_ids && b.event > begin.event_ids - own;
+  if (a.event != b.event && !handed_on) return false;
+  Activity same = b;
+  same.op = a.op;
+  same.event = a.event;
+  same.phase = a.phase;
+  return same == a;
+}
+
+bool Recorder::repeats(const RecordedStretch& earlier, const RecorderMark& begin) const {
+  const RecorderMark now = mark();
+  const auto as_long = [&](auto member) { return now.*member - begin.*member == earlier.end.*member - earlier.begin.*member; };
+  if (!as_long(&RecorderMark::events) || !as_long(&RecorderMark::ops) || !as_long(&RecorderMark::activities) || !as_long(&RecorderMark::storages) || !as_long(&RecorderMark::event_ids)) return false;
+  if (earlier.begin.ops == 0 || begin.alive != now.alive) return false;
+  const auto ops = [&](const RecorderMark& at) { return ops_.begin() + static_cast<std::ptrdiff_t>(at.ops); };
+  if (!std::equal(ops(earlier.begin) - 1, ops(earlier.end), ops(begin) - 1)) return false;  // the first activities may be the last op's
+  for (std::size_t i = 0; i < now.events - begin.events; ++i)
+    if (!same_event(events_[earlier.begin.events + i], events_[begin.events + i], earlier.begin, begin)) return false;
+  for (std::size_t i = 0; i < now.activities - begin.activities; ++i)
+    if (!same_activity(activities_[earlier.begin.activities + i], activities_[begin.activities + i], earlier.begin, begin)) return false;
+  return true;
+}
+
+void Recorder::stands_for(const RecorderMark& begin, std::int64_t count) {
+  repeated_.push_back({.count = count, .begin_event = begin.events, .end_event = events_.size(), .begin_activity = begin.activities, .end_activity = activities_.size(),
+                       .begin_storage = begin.storages, .end_storage = next_storage_, .begin_id = begin.event_ids, .end_id = last_event_});
+  for (std::size_t phase = 0; phase < begin.totals.size(); ++phase)
+    for (std::size_t stream = 0; stream < kStreamCount; ++stream) totals_[phase][stream].repeat(begin.totals[phase][stream], count - 1);
 }
 
 void Recorder::grow(Place place, std::int64_t bytes) {

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,12 +24,15 @@ inline constexpr int kPlaceCount = 2;  ///< that are counted
 
 using StorageIndex = std::uint32_t;
 
-/// Which part of the model caused something. block is meaningful for UnitKind::block only.
+/// Which part of the model caused something; no unit: what belongs to all of it, as an engine's buckets and the optimizer's state. block is meaningful for UnitKind::block only.
 struct Where {
-  UnitKind unit = UnitKind::embedding;
+  std::optional<UnitKind> unit = std::nullopt;
   std::int32_t block = 0;
   friend bool operator==(Where, Where) = default;
 };
+
+/// "block[3]", "head", "whole model".
+std::string unit_name(const Where& where);
 
 /// Everything about a new storage but its bytes. `site` is a literal.
 struct StorageTag {
@@ -53,6 +57,33 @@ struct OpEvent {
   Stream stream = Stream::compute;
   Where where;
   bool backward = false;
+  friend bool operator==(const OpEvent&, const OpEvent&) = default;
+};
+
+/// A place in all that was recorded.
+struct RecorderMark {
+  std::size_t events = 0, ops = 0, activities = 0;
+  StorageIndex storages = 0;
+  EventId event_ids = 0;
+  std::array<std::int64_t, 2> alive{};  ///< by Place
+  std::vector<std::array<WorkTotals, kStreamCount>> totals;
+};
+
+struct RecordedStretch {
+  RecorderMark begin, end;
+};
+
+/// A recorded stretch (a micro batch) that stands for `count` equal ones in a row. Where it uses a storage or an event of the one before it, the next uses its own in that place:
+/// indices are storages() and ids() higher from one to the next.
+struct RepeatedStretch {
+  std::int64_t count = 1;
+  std::size_t begin_event = 0, end_event = 0;        ///< in events()
+  std::size_t begin_activity = 0, end_activity = 0;  ///< in activities(); both 0: forgotten
+  StorageIndex begin_storage = 0, end_storage = 0;   ///< born in it
+  EventId begin_id = 0, end_id = 0;                  ///< recorded in it: begin_id + 1 … end_id
+
+  StorageIndex storages() const { return end_storage - begin_storage; }
+  EventId ids() const { return end_id - begin_id; }
 };
 
 /// The highest requested bytes of one phase, by Place.
@@ -76,6 +107,9 @@ class Recorder {
   explicit Recorder(bool record_events = false) : record_events_(record_events), record_activities_(record_events) {}
   /// Keeps activities from now on, also without the events of memory.
   void record_activities() { record_activities_ = true; }
+  /// Equal micro batches in a row are recorded once (training_loop.h). Needs record_events.
+  void fold_equal_micro_batches() { folds_ = record_events_; }
+  bool folds_equal_micro_batches() const { return folds_; }
 
   /// Peaks are counted for `name` from now on, starting at what is alive. A phase that was seen before goes on with its old peak (micro batches).
   void begin_phase(std::string_view name);
@@ -99,6 +133,15 @@ class Recorder {
     activities_.push_back(activity);
   }
   EventId next_event() { return ++last_event_; }
+  EventId event_ids() const { return last_event_; }  ///< the last one given
+
+  RecorderMark mark() const;
+  /// What was recorded since `begin` is what was recorded in `earlier`, of this step or another: event by event, with storages born in it, kept from outside, or handed on from one to
+  /// the next in the same way, and as much is alive at its end as at its begin. Then the next one is the same again.
+  bool repeats(const RecordedStretch& earlier, const RecorderMark& begin) const;
+  /// What was recorded since `begin` happens `count` times in a row. Its work counts as often.
+  void stands_for(const RecorderMark& begin, std::int64_t count);
+  const std::vector<RepeatedStretch>& repeated() const { return repeated_; }
 
   std::int64_t alive_bytes(Place place) const { return alive_[static_cast<int>(place)]; }
   const std::vector<PhasePeak>& phases() const { return phases_; }
@@ -119,10 +162,13 @@ class Recorder {
   std::vector<AliveBytes> alive_at_peak(std::string_view name, Place place = Place::device) const;
 
  private:
+  bool same_phase(std::size_t a, std::size_t b) const;
+  bool same_event(const MemoryEvent& a, const MemoryEvent& b, const RecorderMark& earlier, const RecorderMark& begin) const;
+  bool same_activity(const Activity& a, const Activity& b, const RecorderMark& earlier, const RecorderMark& begin) const;
   void grow(Place place, std::int64_t bytes);
   void note_peak(int place);
 
-  bool record_events_, record_activities_;
+  bool record_events_, record_activities_, folds_ = false;
   std::int64_t alive_[kPlaceCount] = {};
   std::size_t current_phase_ = 0;
   StorageIndex next_storage_ = 0;
@@ -131,6 +177,7 @@ class Recorder {
   std::vector<OpEvent> ops_;
   std::vector<StorageTag> tags_;
   std::vector<Activity> activities_;
+  std::vector<RepeatedStretch> repeated_;
   std::vector<std::array<WorkTotals, kStreamCount>> totals_;  ///< by phase and stream
   EventId last_event_ = 0;
 };

@@ -28,6 +28,8 @@ class PlainEngine {
     optimizer_.zero_grad();
   }
 
+  void skip_micro_batches(std::int64_t n) { boundary_.skip(n); }
+
  private:
   Context& context_;
   const SingleJob& job_;

@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <bit>
 #include <cassert>
-#include <unordered_map>
+#include <optional>
 #include <utility>
 #include <vector>
 
 namespace zeroplan::eager {
 
 namespace {
+
+/// Rounds of a repeated stretch that are run one by one: by then each takes as long as the one before it.
+constexpr std::int64_t kMostRounds = 16;
 
 double d(std::int64_t value) { return static_cast<double>(value); }
 std::size_t at(Stream stream) { return static_cast<std::size_t>(stream); }
@@ -94,9 +97,22 @@ struct Issued {
 
 class Clocks {
  public:
-  Clocks(const Cluster& cluster, const StepConditions& conditions) : cluster_(cluster), device_(cluster.device), conditions_(conditions), nccl_share_(nccl_share(device_)) {}
+  Clocks(const Cluster& cluster, const StepConditions& conditions, std::size_t events)
+      : cluster_(cluster), device_(cluster.device), conditions_(conditions), nccl_share_(nccl_share(device_)), events_(events + 1) {}
 
-  void run(const Activity& activity, Issued issued);
+  /// Activities run several times.
+  void remember_kernels(std::size_t activities) { rooflines_s_.resize(activities); }
+  /// `noted`: not null where the times of what runs from now on are wanted.
+  void note_in(StepClock* noted) {
+    noted_ = noted;
+    last_kernel_.reset();
+  }
+  void run(std::size_t index, const Activity& activity, Issued issued);
+  /// The next round of a repeated stretch: what it recorded is what the round before it recorded.
+  void hand_on(const RepeatedStretch& stretch);
+  double now_s() const { return std::max(compute(), host_); }
+  /// `more` rounds after this one, in each of which every clock goes on as far as it did since `before`, when this round began.
+  void continue_from(const Clocks& before, const RepeatedStretch& stretch, std::int64_t more);
   StepTime result(const WorkTotals& work) {
     time_.work = work;
     time_.step_s = std::max(host_, *std::max_element(streams_.begin(), streams_.end()));
@@ -107,12 +123,14 @@ class Clocks {
  private:
   double& clock(Stream stream) { return streams_[at(stream)]; }
   double compute() const { return streams_[at(Stream::compute)]; }
-  double event(EventId id) const {
-    const auto found = events_.find(id);
-    return found == events_.end() ? 0 : found->second;  // of an earlier step
-  }
   /// The compute stream, which had work until `free`, goes on at `until`.
-  void expose(double until, double free) { time_.exposed_communication_s += std::max(0.0, until - free); }
+  void expose(double until, double free) {
+    time_.exposed_communication_s += std::max(0.0, until - free);
+    if (noted_ != nullptr && until > free) noted_->exposed.push_back({free, until});
+  }
+  void note(double start, double end) {
+    if (noted_ != nullptr) noted_->activities[index_] = {start, end};
+  }
 
   double kernel_s(const Activity& activity, Issued issued);
   void run_kernel(const Activity& activity, Issued issued);
@@ -129,11 +147,15 @@ class Clocks {
   const StepConditions& conditions_;
   double nccl_share_;
   StepTime time_;
+  StepClock* noted_ = nullptr;
+  std::size_t index_ = 0;                    ///< of the activity that runs
+  std::optional<std::size_t> last_kernel_;   ///< of the compute stream, if noted
   double host_ = 0;
   std::array<double, kStreamCount> streams_{};
   std::array<double, 2> communicators_{};  ///< of neighbours; of ranks that are apart
   double to_device_ = 0, to_host_ = 0;     ///< copy engines
-  std::unordered_map<EventId, double> events_;
+  std::vector<std::optional<double>> rooflines_s_;  ///< by activity, where remembered
+  std::vector<double> events_;             ///< by EventId; 0: of an earlier step
   std::vector<Neighbour> neighbours_;  ///< from first_neighbour_ on by their begin
   std::size_t first_neighbour_ = 0;    ///< that the compute stream has not passed
   std::int64_t last_fused_bytes_ = 0;  ///< of the last of the kernels that are being made one; 0: none
@@ -145,7 +167,10 @@ double Clocks::kernel_s(const Activity& activity, Issued issued) {
   const std::int64_t before = activity.stream == Stream::compute ? std::exchange(last_fused_bytes_, fusible ? activity.bytes : 0) : 0;
   if (fusible && before > 0) return (d(activity.bytes) - kHandedOnRatio * d(std::min(activity.bytes, before))) / device_.memory_bytes_per_s;
   host_ += issued.by_autograd ? kBackwardIssueS : kIssueS;
-  return device_.launch_s + roofline_s(activity, device_, conditions_);
+  if (rooflines_s_.empty()) return device_.launch_s + roofline_s(activity, device_, conditions_);
+  std::optional<double>& known = rooflines_s_[index_];
+  if (!known) known = roofline_s(activity, device_, conditions_);
+  return device_.launch_s + *known;
 }
 
 void Clocks::run_kernel(const Activity& activity, Issued issued) {
@@ -153,10 +178,13 @@ void Clocks::run_kernel(const Activity& activity, Issued issued) {
   const double start = std::max(clock(activity.stream), host_);
   if (activity.stream != Stream::compute) {
     clock(activity.stream) = start + duration;
+    note(start, start + duration);
     return run_beside({start, start + duration, 1});  // two kernels that each fill the device take as long as one after the other
   }
   clock(activity.stream) = slowed_end(start, duration);
   time_.compute_s += clock(activity.stream) - start;
+  note(start, compute());
+  if (noted_ != nullptr) last_kernel_ = index_;
 }
 
 double Clocks::slowed_end(double start, double duration) {
@@ -175,6 +203,7 @@ void Clocks::run_beside(Neighbour neighbour) {
   neighbours_.insert(std::upper_bound(ahead, neighbours_.end(), neighbour, [](const Neighbour& a, const Neighbour& b) { return a.begin < b.begin; }), neighbour);
   clock(Stream::compute) += beside * neighbour.share;
   time_.compute_s += beside * neighbour.share;
+  if (noted_ != nullptr && last_kernel_ && beside > 0) noted_->activities[*last_kernel_].end_s += beside * neighbour.share;
 }
 
 void Clocks::run_collective(const Activity& activity) {
@@ -184,6 +213,7 @@ void Clocks::run_collective(const Activity& activity) {
   const double ready = std::max(clock(activity.stream), host_);
   const double begin = std::max(ready, communicator);
   communicator = begin + duration;
+  note(begin, communicator);
   time_.communication_s += duration;
   if (activity.stream != Stream::compute || activity.event != 0) run_beside({begin, communicator, nccl_share_});
   if (activity.event != 0) {
@@ -199,6 +229,7 @@ void Clocks::run_copy(const Activity& activity, double& engine) {
   const double duration = copy_s(activity.bytes, device_);
   const double ready = std::max(clock(activity.stream), host_);
   engine = std::max(ready, engine) + duration;
+  note(engine - duration, engine);
   time_.copy_s += duration;
   if (activity.stream == Stream::compute) expose(engine, ready);
   clock(activity.stream) = engine;
@@ -206,14 +237,16 @@ void Clocks::run_copy(const Activity& activity, double& engine) {
 
 void Clocks::run_on_host(const Activity& activity) {
   const double duration = host_s(activity.bytes, activity.kind == Activity::Kind::host_update ? static_cast<std::int64_t>(activity.count) : 0, cluster_);
+  note(host_, host_ + duration);
   host_ += duration;
   time_.host_s += duration;
 }
 
 void Clocks::wait(const Activity& activity) {
   double& own = clock(activity.stream);
-  const double until = event(activity.event);
+  const double until = events_[activity.event];
   if (activity.stream == Stream::compute) expose(until, std::max(own, host_));
+  note(own, std::max(own, until));
   own = std::max(own, until);
 }
 
@@ -223,19 +256,43 @@ void Clocks::synchronize(const Activity& activity) {
   host_ = std::max(host_, until);
 }
 
-void Clocks::run(const Activity& activity, Issued issued) {
+void Clocks::run(std::size_t index, const Activity& activity, Issued issued) {
+  index_ = index;
   switch (activity.kind) {
     case Activity::Kind::kernel: return run_kernel(activity, issued);
     case Activity::Kind::collective: return run_collective(activity);
     case Activity::Kind::copy_to_device: return run_copy(activity, to_device_);
     case Activity::Kind::copy_to_host: return run_copy(activity, to_host_);
-    case Activity::Kind::host_hooks: host_ += kModuleHooksS; return;
+    case Activity::Kind::host_hooks:
+      note(host_, host_ + kModuleHooksS);
+      host_ += kModuleHooksS;
+      return;
     case Activity::Kind::host_kernel:
     case Activity::Kind::host_update: return run_on_host(activity);
     case Activity::Kind::record: events_[activity.event] = clock(activity.stream); return;
     case Activity::Kind::wait: return wait(activity);
     case Activity::Kind::synchronize: return synchronize(activity);
   }
+}
+
+void Clocks::hand_on(const RepeatedStretch& stretch) {
+  for (EventId id = stretch.begin_id + 1; id <= stretch.end_id; ++id) events_[id - stretch.ids()] = events_[id];
+}
+
+void Clocks::continue_from(const Clocks& before, const RepeatedStretch& stretch, std::int64_t more) {
+  const auto go_on = [&](double& clock, double then) { clock += d(more) * (clock - then); };
+  const double shift = d(more) * (compute() - before.compute());
+  for (std::size_t i = first_neighbour_; i < neighbours_.size(); ++i) {
+    neighbours_[i].begin += shift;
+    neighbours_[i].end += shift;
+  }
+  for (EventId id = stretch.begin_id + 1; id <= stretch.end_id; ++id) go_on(events_[id], events_[id - stretch.ids()]);
+  go_on(host_, before.host_);
+  for (std::size_t i = 0; i < streams_.size(); ++i) go_on(streams_[i], before.streams_[i]);
+  for (std::size_t i = 0; i < communicators_.size(); ++i) go_on(communicators_[i], before.communicators_[i]);
+  go_on(to_device_, before.to_device_);
+  go_on(to_host_, before.to_host_);
+  for (const auto sum : {&StepTime::compute_s, &StepTime::communication_s, &StepTime::exposed_communication_s, &StepTime::copy_s, &StepTime::host_s}) go_on(time_.*sum, before.time_.*sum);
 }
 
 /// torch.compile makes the model code of blocks, and not what an engine does around it.
@@ -251,14 +308,44 @@ Issued issued(const Recorder& recorder, const Activity& activity, const StepCond
 
 double StepTime::waiting_for_host_s() const { return std::max(0.0, step_s - compute_s - exposed_communication_s); }
 
-StepTime step_time(const Recorder& recorder, const Cluster& cluster, const StepConditions& conditions, std::string_view prefix) {
+StepTime step_time(const Recorder& recorder, const Cluster& cluster, const StepConditions& conditions, std::string_view prefix, StepClock* clock) {
   assert(recorder.has_activities());
-  Clocks clocks(cluster, conditions);
-  for (const Activity& activity : recorder.activities()) {
-    if (!std::string_view(recorder.phases()[activity.phase].name).starts_with(prefix)) continue;
-    clocks.run(activity, issued(recorder, activity, conditions));
+  Clocks clocks(cluster, conditions, recorder.event_ids());
+  if (clock != nullptr) *clock = {.activities = std::vector<ClockSpan>(recorder.activities().size()), .step_s = 0, .exposed = {}, .more_rounds_s = {}};
+  clocks.note_in(clock);
+  if (!recorder.repeated().empty()) clocks.remember_kernels(recorder.activities().size());
+  std::vector<bool> counts;  // by phase
+  for (const PhasePeak& phase : recorder.phases()) counts.push_back(phase.name.starts_with(prefix));
+  const auto run = [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) {
+      const Activity& activity = recorder.activities()[i];
+      if (counts[activity.phase]) clocks.run(i, activity, issued(recorder, activity, conditions));
+    }
+  };
+  std::size_t done = 0;
+  for (const RepeatedStretch& stretch : recorder.repeated()) {
+    run(done, std::max(done, stretch.end_activity));
+    done = std::max(done, stretch.end_activity);
+    const double first_round_s = clocks.now_s();
+    clocks.note_in(nullptr);
+    const std::int64_t rounds = stretch.end_activity > stretch.begin_activity ? stretch.count : 1;
+    for (std::int64_t round = 1; round < std::min(rounds, kMostRounds); ++round) {
+      clocks.hand_on(stretch);
+      run(stretch.begin_activity, stretch.end_activity);
+    }
+    if (rounds > kMostRounds) {
+      const Clocks before = clocks;
+      clocks.hand_on(stretch);
+      run(stretch.begin_activity, stretch.end_activity);
+      clocks.continue_from(before, stretch, rounds - kMostRounds - 1);
+    }
+    clocks.note_in(clock);
+    if (clock != nullptr) clock->more_rounds_s.push_back(clocks.now_s() - first_round_s);
   }
-  return clocks.result(recorder.work_totals(prefix));
+  run(done, recorder.activities().size());
+  const StepTime time = clocks.result(recorder.work_totals(prefix));
+  if (clock != nullptr) clock->step_s = time.step_s;
+  return time;
 }
 
 StepTime step_time_from_totals(const Recorder& recorder, const Cluster& cluster, std::string_view prefix) {

@@ -6,7 +6,7 @@
 // An event carries a stream's clock to a stream that waits for it; synchronize carries it to the host. So communication overlaps exactly where the engine lets it.
 // What runs beside the compute stream slows it: a collective by the multiprocessors of NCCL's channels, kernels of another stream by all of the device, since each of two
 // kernels would fill it alone. A kernel that was issued first and runs at that time is slowed as well, but not what waits for an event that was recorded in between.
-// Cost: linear in the activities.
+// Cost: linear in the activities; those of a repeated micro batch count as often as it runs.
 //
 // Leaves out: data loading, logging, stragglers, retries of the allocator, what a collective costs in memory bandwidth, the exchange of a sequence's pieces, and Python of
 // engines but for ZeRO-3's hooks around modules.
@@ -14,6 +14,7 @@
 
 #include <array>
 #include <string_view>
+#include <vector>
 
 #include "planner/core/cluster.h"
 #include "planner/engines/eager/recorder.h"
@@ -71,8 +72,20 @@ struct StepTime {
   double waiting_for_host_s() const;
 };
 
-/// Of the phases whose name starts with `prefix`. Needs Recorder::record_activities (or record_events).
-StepTime step_time(const Recorder& recorder, const Cluster& cluster, const StepConditions& conditions = {}, std::string_view prefix = "steady");
+/// Seconds since the step began.
+struct ClockSpan {
+  double start_s = 0, end_s = 0;
+};
+/// When everything ran. Of a repeated stretch its first round is meant; what follows it stands at its own time, after all rounds.
+struct StepClock {
+  std::vector<ClockSpan> activities;  ///< by their index in Recorder::activities(); of a wait: how long it holds up; empty spans for what takes no time
+  double step_s = 0;
+  std::vector<ClockSpan> exposed;     ///< the compute stream waits for collectives and copies
+  std::vector<double> more_rounds_s;  ///< by Recorder::repeated(): how much later the compute stream is after all rounds than after the first
+};
+
+/// Of the phases whose name starts with `prefix`. Needs Recorder::record_activities (or record_events). `clock`: not null for the times of single activities.
+StepTime step_time(const Recorder& recorder, const Cluster& cluster, const StepConditions& conditions = {}, std::string_view prefix = "steady", StepClock* clock = nullptr);
 
 /// From sums alone, for runs without activities: everything that is on another stream is taken as hidden behind compute, what is left over as exposed. Never more than step_time,
 /// but for groups that cross nodes in part: all collectives are taken as the whole cluster's.

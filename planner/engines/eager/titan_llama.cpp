@@ -324,7 +324,7 @@ TitanTransformer::TitanTransformer(Context& owner, const TitanConfig& config)
   for (std::size_t i = 0; i < layers_.size(); ++i) children.emplace_back("layers." + std::to_string(i), layers_[i].get());
   children.emplace_back("norm", &norm_);
   children.emplace_back("output", &output_);
-  owner.where = embedding_unit();
+  owner.where = {};
 }
 
 Tensors TitanTransformer::forward(Arguments& arguments) {

@@ -1,6 +1,14 @@
 #include "planner/engines/eager/training_loop.h"
 
+#include <fmt/format.h>
+
+#include "planner/core/error.h"
+
 namespace zeroplan::eager {
+
+namespace {
+constexpr std::size_t kMostUnequal = 64;
+}
 
 void MachineBehaviour::apply_to(Context& context) const {
   context.out_of_place_accumulation = out_of_place_accumulation;
@@ -8,6 +16,20 @@ void MachineBehaviour::apply_to(Context& context) const {
   context.composite_silu_backward = composite_silu_backward;
   context.fused_rms_norm = fused_rms_norm;
   context.host = host;
+}
+
+std::int64_t EqualMicroBatches::skipped(std::int64_t left) {
+  if (begins_.size() < 2 || left < 1) return 0;  // the first one of a step has no gradients to add to
+  const RecorderMark& begin = begins_.back();
+  const bool as_known = known_ && recorder_.repeats(*known_, begin);
+  const bool as_before = !as_known && begins_.size() > 2 && recorder_.repeats({begins_[begins_.size() - 2], begin}, begin);
+  if (!as_known && !as_before) {
+    if (begins_.size() >= kMostUnequal) throw UsageError(fmt::format("accumulate: micro batches of this plan differ from one another, and a step of more than {} is not run one by one. Lower accumulate to {}", kMostUnequal, kMostUnequal));
+    return 0;
+  }
+  if (step_ == 1) known_ = RecordedStretch{begin, recorder_.mark()};
+  recorder_.stands_for(begin, 1 + left);
+  return left;
 }
 
 std::int64_t PhasePeaks::peak_bytes(const std::string& phase, Place place) const {

@@ -1,9 +1,12 @@
 // What all emulated engines share: how the machine behaves, the loop over optimizer steps and micro batches with its phases, and what comes out of it.
-// An engine is an object with forward(ids) -> loss, backward(loss) and step(), where step() is called after every micro batch, as DeepSpeed's is.
+// An engine is an object with forward(ids) -> loss, backward(loss) and step(), where step() is called after every micro batch, as DeepSpeed's is, and skip_micro_batches(n).
+// Equal micro batches: where the recorder folds them, a micro batch that repeated the one before it event by event stands for all that follow but the last, which an engine treats
+// in its own way. The engine is told how many it does not see.
 // Leaves out the engines themselves.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -48,6 +51,28 @@ struct TrainingSize {
   int steps = 3;                ///< at least 2; engines that learn from their first step need 3
 };
 
+/// Watches the micro batches of a run for one that is as the one before it, or as one of the first step that was.
+class EqualMicroBatches {
+ public:
+  explicit EqualMicroBatches(Recorder& recorder) : recorder_(recorder), watches_(recorder.folds_equal_micro_batches()) {}
+  void begin_step() {
+    begins_.clear();
+    ++step_;
+  }
+  void begin_micro_batch() {
+    if (watches_) begins_.push_back(recorder_.mark());
+  }
+  /// How many of the `left` micro batches that follow the last one need not be run: all or none.
+  std::int64_t skipped(std::int64_t left);
+
+ private:
+  Recorder& recorder_;
+  bool watches_;
+  int step_ = 0;
+  std::vector<RecorderMark> begins_;      ///< of this step's micro batches
+  std::optional<RecordedStretch> known_;  ///< of the first step
+};
+
 /// What was alive when the engine was made, then `size.steps` optimizer steps of it. The phase "init" has begun before.
 template <class Engine>
 PhasePeaks train(Context& context, const TrainingSize& size, Engine&& engine) {
@@ -56,10 +81,13 @@ PhasePeaks train(Context& context, const TrainingSize& size, Engine&& engine) {
   peaks.after_init_bytes = recorder.alive_bytes(Place::device);
   peaks.after_init_host_bytes = recorder.alive_bytes(Place::host);
   const Tensor ids = empty(context, Shape{size.micro_batch, size.seq_tokens}, ScalarType::int64, "input ids");
+  EqualMicroBatches equal(recorder);
   for (int step = 0; step < size.steps; ++step) {
     const std::string which = step == 0 ? "first" : "steady";
     recorder.forget_phases("steady");
+    equal.begin_step();
     for (std::int64_t micro = 0; micro < size.accumulate; ++micro) {
+      equal.begin_micro_batch();
       recorder.begin_phase(which + ".forward");
       Tensor loss = engine.forward(ids);
       recorder.begin_phase(which + ".backward");
@@ -67,6 +95,9 @@ PhasePeaks train(Context& context, const TrainingSize& size, Engine&& engine) {
       loss.reset();
       recorder.begin_phase(which + ".step");
       engine.step();
+      const std::int64_t skipped = equal.skipped(size.accumulate - 2 - micro);  // the last one is run
+      engine.skip_micro_batches(skipped);
+      micro += skipped;
     }
   }
   recorder.end();
@@ -81,6 +112,7 @@ class StepBoundary {
  public:
   explicit StepBoundary(std::int64_t accumulate) : accumulate_(accumulate) {}
   bool reached() { return ++micro_steps_ % accumulate_ == 0; }
+  void skip(std::int64_t micro_batches) { micro_steps_ += micro_batches; }
 
  private:
   std::int64_t accumulate_, micro_steps_ = 0;

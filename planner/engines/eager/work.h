@@ -55,6 +55,7 @@ struct Activity {
   std::int64_t bytes = 0;   ///< moved (read and written), payload, or copied
 
   Collective as_collective() const { return {.kind = collective, .payload_bytes = bytes, .ranks = ranks, .stride = stride}; }
+  friend bool operator==(const Activity&, const Activity&) = default;
 };
 
 /// Sums over the activities of a phase and stream.
@@ -70,6 +71,8 @@ struct WorkTotals {
 
   void add(const Activity& activity);
   WorkTotals& operator+=(const WorkTotals& other);
+  /// What was added since `before` comes `times` more.
+  void repeat(const WorkTotals& before, std::int64_t times);
   double all_flops() const;
   friend bool operator==(const WorkTotals&, const WorkTotals&) = default;
 };

@@ -72,6 +72,7 @@ class PlainTrainer {
     optimizer_.step();
     optimizer_.zero_grad();
   }
+  void skip_micro_batches(std::int64_t n) { micro_batches_ += n; }
 
  private:
   Context& context_;

@@ -1,0 +1,43 @@
+// EmulatedRun: a question's engine, emulated once, and what its prediction and its timeline both read: the recorder and what the replayed allocator did on the device.
+// Inside simulator/ only.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "planner/engines/emulation.h"
+#include "simulator/prediction.h"
+#include "simulator/replay.h"
+#include "simulator/timeline.h"
+
+namespace zeroplan {
+
+/// What the allocator takes from the device, event by event of the recorder, on the question's own device; where that is too small, on one without end.
+struct DeviceTrace {
+  struct Block {
+    Bytes address, size;
+  };
+  std::vector<Bytes> reserved;               ///< after each event; of a repeated stretch the most of all rounds
+  std::vector<std::optional<Block>> blocks;  ///< that the event took; of a repeated stretch those of the last round that was followed
+  std::vector<std::pair<std::size_t, std::vector<SegmentView>>> segments;  ///< whenever they have changed, after which event; if they were asked for
+  std::optional<ReplayFailure> failure;      ///< on the question's own device
+};
+
+struct EmulatedRun {
+  /// Throws UsageError for what cannot be emulated.
+  EmulatedRun(const Question& asked, const PredictOptions& options);
+
+  Question question;
+  std::vector<EmulationGap> gaps;
+  PredictOptions options;
+  eager::Recorder recorder;
+  eager::PhasePeaks peaks;
+};
+
+Replay replay(const EmulatedRun& run, const ReplayOptions& options, DeviceTrace* trace, bool with_segments = false);
+
+/// Not null: what the replays that it makes, and the clock of its step, have found besides.
+Prediction predict(const EmulatedRun& run, DeviceTrace* trace, eager::StepClock* clock);
+DeviceTrace trace_device(const EmulatedRun& run, bool with_segments);
+
+}  // namespace zeroplan
