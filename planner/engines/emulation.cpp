@@ -55,6 +55,10 @@ Emulated emulated_engine(const Question& question) {
 constexpr TorchChange kFusedRmsNorm{9, 20250801};
 /// pytorch/torchtitan#391 (e29b6b4d4): train.py drops the logits before backward.
 constexpr TorchChange kTorchtitanDropsLogits{4, 20240612};
+/// pytorch/torchtitan#1094 (83e694105): embedding and head are sharded on their own.
+constexpr TorchChange kTorchtitanShardsEnds{9, 20250728};
+/// pytorch/torchtitan#181 (34711655b) to 3ff7fbb27: train_configs of Llama 2 7B and 13B have norm_type fused_rmsnorm, a Triton kernel; that of Llama 3 8B until #297 (5e84866e3).
+constexpr TorchChange kTritonNorm{4, 20240401}, kNoTritonNormInLlama2{5, 20240710}, kNoTritonNormInLlama3{4, 20240502};
 /// mosaicml/llm-foundry#1041: until then attn_impl was triton, a FlashAttention-1 (scripts/train/benchmarking/submit_benchmarks.py, yamls/pretrain).
 constexpr TorchChange kFoundryLeavesTriton{2, 20240318};
 
@@ -186,6 +190,21 @@ eager::TitanCheckpoint titan_checkpoint_of(const Question& question) {
   return {.mode = question.plan.recomputed_blocks > 0 ? Mode::full : Mode::none};
 }
 
+/// torchtitan compiled the loss with the blocks from October (#551, e10cb9494) to December 2024 (e8977b007), and again since #1033 (bbb1b616e).
+bool compiles_loss(const Question& question) {
+  constexpr TorchChange kFirst{6, 20241022}, kLeft{6, 20241218}, kAgain{8, 20250402};
+  const std::string& torch = question.plan.torch;
+  const bool by_default = !is_before(torch, kAgain) || (!is_before(torch, kFirst) && is_before(torch, kLeft));
+  return question.plan.compile && !question.job.logits_fp32.value_or(!by_default);
+}
+
+eager::TitanTraining titan_training_of(const Question& question) {
+  return {.checkpoint = titan_checkpoint_of(question),
+          .keeps_fp32_logits = is_before(question.plan.torch, kTorchtitanDropsLogits),
+          .compiled = question.plan.compile,
+          .compiled_loss = compiles_loss(question)};
+}
+
 eager::LoraConfig lora_of(const Question& question) {
   if (!question.job.lora || model_of({.question = question}).family != eager::HfConfig::Family::llama) return {};
   const ScalarType type = scalar_type(question.parameters_dtype());
@@ -294,14 +313,14 @@ eager::Fsdp2Job fsdp2_job(const Asked& asked) {
           .size = size_of(asked),
           .reshard = reshard_of(q.plan),
           .checkpoint = checkpoint_of(q, false),
-          .titan_checkpoint = titan_checkpoint_of(q),
+          .titan = titan_training_of(q),
           .compute_type = scalar_type(q.job.compute_dtype),
           .reduce_type = scalar_type(q.reduce_dtype()),
           .kernel = kernel_of(q),
           .rule = rule_of(q),
           .lora = titan ? eager::LoraConfig{} : lora_of(q),
           .cpu_offload = q.plan.offload_parameters == Offload::cpu,
-          .keeps_fp32_logits = is_before(q.plan.torch, kTorchtitanDropsLogits),
+          .root_has_ends = is_before(q.plan.torch, kTorchtitanShardsEnds),
           .made_on_meta = !asked.oracle};
 }
 
@@ -442,7 +461,8 @@ void note_gaps_in_plan(const Question& question, Gaps& gaps) {
   gaps.note_if(plan.engine == Engine::deepspeed && plan.stage == 0, "engine", "as ZeRO 1 on one rank");
   gaps.note_if(!tool_is_emulated(question), "tool", "with transformers' model code");
   gaps.note_if(has_gap_in_checkpointing(question), "checkpoint", plan.recomputed_blocks > 0 ? "as full" : "as none");
-  gaps.note_if(plan.compile, "compile", "as eager PyTorch where memory is asked for");
+  const bool keeps_as_compiled = runs_torchtitan(question) && plan.engine == Engine::fsdp2 && recomputes(question);
+  gaps.note_if(plan.compile && !keeps_as_compiled, "compile", "as eager PyTorch where memory is asked for");
   gaps.note_if(plan.fp8, "fp8", "in the compute dtype where memory is asked for");
 }
 
@@ -485,10 +505,19 @@ std::vector<EmulationGap> emulation_gaps(const Question& question) {
   return gaps.take();
 }
 
+namespace {
+bool has_fused_rms_norm(const Question& question) {
+  const std::string& torch = question.plan.torch;
+  const bool has_triton_norm = runs_torchtitan(question) && question.job.model.hidden_size <= 5120 && !is_before(torch, kTritonNorm) &&
+                               is_before(torch, question.job.model.vocab_size > 100'000 ? kNoTritonNormInLlama3 : kNoTritonNormInLlama2);
+  return has_triton_norm || !is_before(torch, kFusedRmsNorm);
+}
+}  // namespace
+
 eager::PhasePeaks emulate(const Question& question, eager::Recorder& recorder, EmulatedDevice device, int steps) {
   const bool oracle = device == EmulatedDevice::oracle;
   eager::MachineBehaviour machine = oracle ? eager::kSimulatedAccelerator : eager::kGpu;
-  machine.fused_rms_norm = !oracle && !is_before(question.plan.torch, kFusedRmsNorm);
+  machine.fused_rms_norm = !oracle && has_fused_rms_norm(question);
   const Asked asked{.question = question, .steps = steps, .oracle = oracle};
   switch (emulated_engine(question)) {
     case Emulated::single: return eager::run_single(single_job(asked), recorder, oracle ? eager::kFakeCpu : machine);

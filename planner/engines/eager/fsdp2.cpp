@@ -582,16 +582,20 @@ void make_transformers(Context& context, const Fsdp2Job& job, Trainee& trainee) 
   trainee.model = std::move(model);
 }
 
-/// apply_fsdp of torchtitan's models/llama3/infra/parallelize.py. The root has no parameters of its own left.
+/// apply_fsdp of torchtitan's models/llama3/infra/parallelize.py. The root has no parameters of its own left; before pytorch/torchtitan#1094 it had the embedding, the last norm and the
+/// head, gathered from the first forward hook to the end of backward, and the last block was not resharded by default.
 void make_torchtitan(Context& context, const Fsdp2Job& job, Trainee& trainee) {
   Scoped place(context.place, job.made_on_meta ? Place::meta : context.place);
-  auto model = std::make_unique<TitanTransformer>(context, titan_config(job.model, job.size.seq_tokens, job.titan_checkpoint, job.keeps_fp32_logits));
+  auto model = std::make_unique<TitanTransformer>(context, titan_config(job.model, job.size.seq_tokens, job.titan));
   context.place = place.old();
   Wrapping wrapping(trainee.fsdp, *model, options_of(job));
   const bool reshard_after_forward = job.reshard != Reshard::never;
-  wrapping.fully_shard({&model->tok_embeddings()}, reshard_after_forward);
-  for (const auto& layer : model->layers()) wrapping.fully_shard({layer.get()}, reshard_after_forward);
-  wrapping.fully_shard({&model->norm(), &model->output()}, job.reshard == Reshard::always);
+  if (!job.root_has_ends) wrapping.fully_shard({&model->tok_embeddings()}, reshard_after_forward);
+  for (const auto& layer : model->layers()) {
+    const bool kept_for_backward = job.root_has_ends && job.reshard == Reshard::by_default && layer == model->layers().back();
+    wrapping.fully_shard({layer.get()}, reshard_after_forward && !kept_for_backward);
+  }
+  if (!job.root_has_ends) wrapping.fully_shard({&model->norm(), &model->output()}, job.reshard == Reshard::always);
   wrapping.fully_shard({model.get()}, false);
   trainee.loss = [model = model.get()](const Tensor& ids) { return model->loss(ids); };
   trainee.model = std::move(model);

@@ -33,14 +33,14 @@ struct Fsdp2Job {
   TrainingSize size;  ///< every micro batch reduces its gradients
   Reshard reshard = Reshard::by_default;
   BlockCheckpoints checkpoint;        ///< transformers; by checkpoint_wrapper, so never re-entrant
-  TitanCheckpoint titan_checkpoint;  ///< torchtitan
+  TitanTraining titan;       ///< torchtitan
   ScalarType compute_type = ScalarType::bf16;
   ScalarType reduce_type = ScalarType::fp32;
   OptimizerKernel kernel = OptimizerKernel::foreach;
   OptimizerRule rule = OptimizerRule::adamw;
   LoraConfig lora;           ///< transformers; rank 0: full training
   bool cpu_offload = false;  ///< CPUOffloadPolicy
-  bool keeps_fp32_logits = false;  ///< torchtitan before July 2024
+  bool root_has_ends = false;  ///< torchtitan before 2025-07-28: embedding, last norm and head are in one group, the root's
   bool made_on_meta = false;  ///< the model is made without memory and gets its shards afterwards (torchtitan, Accelerate's RAM-efficient loading); else whole on every GPU first
 };
 

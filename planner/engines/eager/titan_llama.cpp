@@ -153,6 +153,7 @@ Tensor fused_rms_norm(const Tensor& x, const Tensor& weight) {
     recording->save(weight);
   }
   const Tensor out = empty_like(x, "_fused_rms_norm");
+  x.context().moves(2 * x.bytes());
   Shape row = x.shape().contiguous();
   row.sizes[static_cast<std::size_t>(row.dims - 1)] = 1;
   const Tensor rstd = empty(x.context(), row.contiguous(), ScalarType::fp32, "_fused_rms_norm rstd");
@@ -160,8 +161,31 @@ Tensor fused_rms_norm(const Tensor& x, const Tensor& weight) {
     recording->save(rstd, true);
     recording->apply = [](BackwardCall& call) {
       const Tensor input = call.saved(0), scale = call.saved(1), reciprocal = call.saved(2);
+      call.node.context->moves(3 * input.bytes());
       if (call.needs(0)) call.results[0] = empty_like(input, "_fused_rms_norm_backward");
       if (call.needs(1)) call.results[1] = empty_like(scale, "_fused_rms_norm_backward weight");
+    };
+  }
+  recording.set_output(out);
+  return out;
+}
+
+/// Inductor's cross_entropy(logits.float(), labels, reduction="sum"): two fp32 numbers a row are kept with the logits.
+Tensor compiled_cross_entropy(const Tensor& logits, const Tensor& labels) {
+  Context& context = labels.context();
+  Recording recording(context, "CompiledCrossEntropyBackward", {&logits});
+  context.begin_op("compiled cross_entropy");
+  const Shape rows{logits.size(0)};
+  const Tensor maxima = empty(context, rows, ScalarType::fp32, "compiled cross_entropy statistics"), sums = empty_like(maxima, "compiled cross_entropy statistics");
+  context.moves(2 * logits.bytes());  // for the maximum and for the sum
+  const Tensor out = empty(context, Shape{}, ScalarType::fp32, "compiled cross_entropy");
+  if (recording) {
+    for (const Tensor* kept : {&logits, &labels}) recording->save(*kept);
+    for (const Tensor* kept : {&maxima, &sums}) recording->save(*kept, true);
+    recording->apply = [](BackwardCall& call) {
+      const Tensor read = call.saved(0);
+      call.results[0] = empty_like(read, "gradient of the logits");
+      call.node.context->moves(2 * read.bytes());
     };
   }
   recording.set_output(out);
@@ -189,7 +213,7 @@ std::vector<std::unique_ptr<TitanBlock>> make_layers(Context& context, const Tit
   std::vector<std::unique_ptr<TitanBlock>> out;
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
     Scoped here(context.where, block_unit(i));
-    out.push_back(std::make_unique<TitanBlock>(context, config, mode_of_block(config.checkpoint, i)));
+    out.push_back(std::make_unique<TitanBlock>(context, config, mode_of_block(config.training.checkpoint, i)));
   }
   context.where = head_unit();
   return out;
@@ -197,7 +221,7 @@ std::vector<std::unique_ptr<TitanBlock>> make_layers(Context& context, const Tit
 
 }  // namespace
 
-TitanConfig titan_config(const HfConfig& sizes, std::int64_t max_seq_tokens, const TitanCheckpoint& checkpoint, bool keeps_fp32_logits) {
+TitanConfig titan_config(const HfConfig& sizes, std::int64_t max_seq_tokens, const TitanTraining& training) {
   const std::int64_t two_thirds = 8 * sizes.hidden_size / 3;
   const double ffn_dim_multiplier = static_cast<double>(sizes.intermediate_size) / static_cast<double>(two_thirds);
   return {.dim = sizes.hidden_size,
@@ -208,10 +232,9 @@ TitanConfig titan_config(const HfConfig& sizes, std::int64_t max_seq_tokens, con
           .hidden_dim = sizes.qk_norm ? sizes.intermediate_size : static_cast<std::int64_t>(ffn_dim_multiplier * static_cast<double>(two_thirds)),
           .max_seq_tokens = max_seq_tokens,
           .type = sizes.type,
-          .checkpoint = checkpoint,
+          .training = training,
           .head_dim = sizes.head_dim,
-          .qk_norm = sizes.qk_norm,
-          .keeps_fp32_logits = keeps_fp32_logits};
+          .qk_norm = sizes.qk_norm};
 }
 
 TitanRmsNorm::TitanRmsNorm(Context& owner, std::int64_t size, ScalarType type) : Module(owner, "RMSNorm") {
@@ -265,7 +288,7 @@ Tensors TitanAttention::forward(Arguments& arguments) {
 }
 
 TitanFeedForward::TitanFeedForward(Context& owner, const TitanConfig& config)
-    : Module(owner, "FeedForward"), w1_(owner, config.dim, config.hidden_dim, false, config.type), w2_(owner, config.hidden_dim, config.dim, false, config.type),
+    : Module(owner, "FeedForward"), compiled_(config.training.compiled), w1_(owner, config.dim, config.hidden_dim, false, config.type), w2_(owner, config.hidden_dim, config.dim, false, config.type),
       w3_(owner, config.dim, config.hidden_dim, false, config.type) {
   where = owner.where;
   children = {{"w1", &w1_}, {"w2", &w2_}, {"w3", &w3_}};
@@ -280,11 +303,12 @@ Tensors TitanFeedForward::forward(Arguments& arguments) {
   const Tensor product = mul(activated, up);
   activated.reset();
   up.reset();
+  Scoped cache(context->op_cache, compiled_ ? nullptr : context->op_cache);  // nothing in backward reads the last product
   return {w2_.call(product)};
 }
 
 TitanBlock::TitanBlock(Context& owner, const TitanConfig& config, CheckpointMode mode)
-    : Module(owner, "TransformerBlock"), mode_(mode), attention_(owner, config), feed_forward_(owner, config), attention_norm_(owner, config.dim, config.type),
+    : Module(owner, "TransformerBlock"), mode_(mode), compiled_(config.training.compiled), attention_(owner, config), feed_forward_(owner, config), attention_norm_(owner, config.dim, config.type),
       ffn_norm_(owner, config.dim, config.type) {
   where = owner.where;
   children = {{"attention", &attention_}, {"feed_forward", &feed_forward_}, {"attention_norm", &attention_norm_}, {"ffn_norm", &ffn_norm_}};
@@ -311,13 +335,13 @@ Tensors TitanBlock::forward(Arguments& arguments) {
   return checkpoint(*context, mode_, [this](const Tensors& inputs) {
     Scoped here(context->where, where);
     return block(inputs[0], inputs[1]);
-  }, arguments.positional, {.early_stop = false});  // ActivationCheckpoint.early_stop of job_config.py
+  }, arguments.positional, {.early_stop = compiled_});  // ActivationCheckpoint.early_stop of job_config.py; a compiled backward has nothing that it does not need
 }
 
 TitanTransformer::TitanTransformer(Context& owner, const TitanConfig& config)
     : Module(owner, "Transformer"), import_time_scalar_(sum_reducer(owner, config.type)), tok_embeddings_(owner, config.vocab_size, config.dim, config.type),
       freqs_cis_(config.qk_norm ? precompute_rope_cache(owner, config.head_dim, config.max_seq_tokens) : precompute_freqs_cis(owner, config.head_dim, config.max_seq_tokens)),
-      keeps_fp32_logits_(config.keeps_fp32_logits), layers_(make_layers(owner, config)), norm_(owner, config.dim, config.type),
+      training_(config.training), layers_(make_layers(owner, config)), norm_(owner, config.dim, config.type),
       output_(owner, config.dim, config.vocab_size, false, config.type) {
   where = embedding_unit();
   children.emplace_back("tok_embeddings", &tok_embeddings_);
@@ -333,15 +357,17 @@ Tensors TitanTransformer::forward(Arguments& arguments) {
   context->where = head_unit();
   h = norm_.call(h);
   Tensor logits = output_.call(h);
-  if (keeps_fp32_logits_) logits = to(logits, ScalarType::fp32);
+  if (training_.keeps_fp32_logits) logits = to(logits, ScalarType::fp32);
   return {logits};
 }
 
 Tensor TitanTransformer::loss(const Tensor& ids) {
   const Tensor logits = call(ids);
-  if (keeps_fp32_logits_) kept_logits_ = logits;
+  if (training_.keeps_fp32_logits) kept_logits_ = logits;
   Tensor summed;
-  {
+  if (training_.compiled_loss) {
+    summed = compiled_cross_entropy(view(logits, {-1, logits.size(-1)}), view(ids, {-1}));
+  } else {
     const Tensor widened = to(view(logits, {-1, logits.size(-1)}), ScalarType::fp32);
     summed = nll_loss(log_softmax(widened), view(ids, {-1}));
   }
