@@ -205,6 +205,13 @@ eager::TitanTraining titan_training_of(const Question& question) {
           .compiled_loss = compiles_loss(question)};
 }
 
+bool has_fused_rms_norm(const Question& question) {
+  const std::string& torch = question.plan.torch;
+  const bool has_triton_norm = runs_torchtitan(question) && question.job.model.hidden_size <= 5120 && !is_before(torch, kTritonNorm) &&
+                               is_before(torch, question.job.model.vocab_size > 100'000 ? kNoTritonNormInLlama3 : kNoTritonNormInLlama2);
+  return has_triton_norm || !is_before(torch, kFusedRmsNorm);
+}
+
 eager::LoraConfig lora_of(const Question& question) {
   if (!question.job.lora || model_of({.question = question}).family != eager::HfConfig::Family::llama) return {};
   const ScalarType type = scalar_type(question.parameters_dtype());
@@ -412,8 +419,8 @@ class Gaps {
 };
 
 bool tool_is_emulated(const Question& question) {
-  constexpr std::array<std::string_view, 3> kOwnModels{"litgpt", "megatron-deepspeed", "internevo"};
-  return std::find(kOwnModels.begin(), kOwnModels.end(), question.plan.tool) == kOwnModels.end();
+  constexpr std::array<std::string_view, 3> kOthers{"arctic-training", "llm-foundry", ""};  // and torchtitan
+  return runs_transformers(question.plan) || runs_torchtitan(question) || std::find(kOthers.begin(), kOthers.end(), question.plan.tool) != kOthers.end();
 }
 
 bool optimizer_is_gap(Optimizer optimizer, bool zero) {
@@ -504,15 +511,6 @@ std::vector<EmulationGap> emulation_gaps(const Question& question) {
   note_gaps_in_offload(question, gaps);
   return gaps.take();
 }
-
-namespace {
-bool has_fused_rms_norm(const Question& question) {
-  const std::string& torch = question.plan.torch;
-  const bool has_triton_norm = runs_torchtitan(question) && question.job.model.hidden_size <= 5120 && !is_before(torch, kTritonNorm) &&
-                               is_before(torch, question.job.model.vocab_size > 100'000 ? kNoTritonNormInLlama3 : kNoTritonNormInLlama2);
-  return has_triton_norm || !is_before(torch, kFusedRmsNorm);
-}
-}  // namespace
 
 eager::PhasePeaks emulate(const Question& question, eager::Recorder& recorder, EmulatedDevice device, int steps) {
   const bool oracle = device == EmulatedDevice::oracle;
