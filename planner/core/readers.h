@@ -17,6 +17,14 @@ inline constexpr std::int64_t kLargestSize = std::int64_t{1} << 31;    ///< of a
 inline constexpr std::int64_t kMostLayers = 1024;                      ///< no model is near; every layer is run, and has addresses
 inline constexpr std::int64_t kMostParameters = 1'000'000'000'000'000; ///< 10^15; no model is near
 
+inline constexpr IntegerRange kSizeRange{1, kLargestSize};
+inline constexpr NumberRange kRopeThetaRange{1, 1e15};
+
+/// The first of `names` (separated by '|') that the file has; the first name if it has none.
+std::string_view key_present(const JsonFields& config, std::string_view names);
+/// head_dim, the family's, or hidden_size / num_attention_heads.
+std::int64_t read_head_dim(const JsonFields& config, const Model& model);
+
 struct SizeProblem {
   std::string_view key;  ///< of config.json where it has one: "num_key_value_heads", else of model_zoo.json
   std::string problem;
