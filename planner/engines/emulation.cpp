@@ -251,7 +251,9 @@ eager::SingleJob single_job(const Asked& asked) {
           .compute_type = scalar_type(q.job.compute_dtype),
           .kernel = kernel_of(q),
           .rule = rule_of(q),
-          .lora = lora_of(q)};
+          .fp32_masters = q.has_master(),
+          .lora = lora_of(q),
+          .optimizer_in_backward = q.plan.preset.find("optimizer-in-backward") != std::string::npos};
 }
 
 /// Tools on Accelerate and Lightning reduce gradients at the last micro batch of a step only.
@@ -271,6 +273,7 @@ eager::DdpJob ddp_job(const Asked& asked) {
   job.compute_type = scalar_type(q.job.compute_dtype);
   job.kernel = kernel_of(q);
   job.rule = rule_of(q);
+  job.fp32_masters = q.has_master();
   job.lora = lora_of(q);
   return job;
 }
@@ -298,6 +301,7 @@ eager::Fsdp1Job fsdp1_job(const Asked& asked) {
   job.checkpoint = checkpoint_of(q, false);
   job.kernel = kernel_of(q);
   job.rule = rule_of(q);
+  job.fp32_masters = q.has_master();
   job.lora = lora_of(q);
   job.wraps_adapters = q.plan.tool != "litgpt";
   job.use_orig_params = !q.job.lora || !job.wraps_adapters;
@@ -325,6 +329,7 @@ eager::Fsdp2Job fsdp2_job(const Asked& asked) {
           .reduce_type = scalar_type(q.reduce_dtype()),
           .kernel = kernel_of(q),
           .rule = rule_of(q),
+          .fp32_masters = q.has_master(),
           .lora = titan ? eager::LoraConfig{} : lora_of(q),
           .cpu_offload = q.plan.offload_parameters == Offload::cpu,
           .root_has_ends = is_before(q.plan.torch, kTorchtitanShardsEnds),

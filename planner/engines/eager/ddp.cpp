@@ -297,7 +297,7 @@ DdpEngine::DdpEngine(Context& context, const DdpJob& job) : context_(context), j
   Tensors trained;
   std::copy_if(parameters_.begin(), parameters_.end(), std::back_inserter(trained), [](const Tensor& p) { return p.requires_grad(); });
   reducer_.emplace(context, std::move(trained), options_of(job));
-  optimizer_.emplace(context, job.kernel, parameters_, job.rule);
+  optimizer_.emplace(context, job.kernel, parameters_, job.rule, job.fp32_masters);
   wrap();
 }
 

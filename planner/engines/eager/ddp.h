@@ -29,6 +29,7 @@ struct DdpJob {
   ScalarType compute_type = ScalarType::bf16;  ///< autocast to it where the trained parameters are fp32
   OptimizerKernel kernel = OptimizerKernel::foreach;
   OptimizerRule rule = OptimizerRule::adamw;
+  bool fp32_masters = false;  ///< AdamW
   LoraConfig lora;  ///< rank 0: full training
 };
 

@@ -422,7 +422,7 @@ class Fsdp1Engine {
     make_model();
     wrap();
     for (const auto& module : state_.all) module->handle().collect_parameters(parameters_);
-    optimizer_.emplace(context, job.kernel, parameters_, job.rule);
+    optimizer_.emplace(context, job.kernel, parameters_, job.rule, job.fp32_masters);
   }
 
   Tensor forward(const Tensor& ids) {

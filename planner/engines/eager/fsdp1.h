@@ -46,6 +46,7 @@ struct Fsdp1Job {
   std::optional<ScalarType> autocast_type;  ///< forward under torch.autocast
   OptimizerKernel kernel = OptimizerKernel::foreach;
   OptimizerRule rule = OptimizerRule::adamw;
+  bool fp32_masters = false;  ///< AdamW
   LoraConfig lora;  ///< rank 0: full training
   bool wraps_adapters = true;
   /// The model is made on the meta device or the host, and each unit comes to the device when it is wrapped (param_init_fn; device_id with sync_module_states); else whole on every GPU first.

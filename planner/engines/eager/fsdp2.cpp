@@ -607,7 +607,7 @@ class Fsdp2Engine {
     if (job.tool == Fsdp2Job::Tool::transformers) make_transformers(context, job, trainee_);
     else make_torchtitan(context, job, trainee_);
     parameters_ = trainee_.model->parameters();
-    optimizer_.emplace(context, job.kernel, parameters_, job.rule);
+    optimizer_.emplace(context, job.kernel, parameters_, job.rule, job.fp32_masters);
   }
 
   Tensor forward(const Tensor& ids) { return trainee_.loss(ids); }

@@ -38,6 +38,7 @@ struct Fsdp2Job {
   ScalarType reduce_type = ScalarType::fp32;
   OptimizerKernel kernel = OptimizerKernel::foreach;
   OptimizerRule rule = OptimizerRule::adamw;
+  bool fp32_masters = false;  ///< AdamW
   LoraConfig lora;           ///< transformers; rank 0: full training
   bool cpu_offload = false;  ///< CPUOffloadPolicy
   bool root_has_ends = false;  ///< torchtitan before 2025-07-28: embedding, last norm and head are in one group, the root's

@@ -8,9 +8,39 @@
 
 namespace zeroplan::eager {
 
-AdamW::AdamW(Context& context, OptimizerKernel kernel, const Tensors& parameters, OptimizerRule rule) : context_(context), kernel_(kernel), rule_(rule) {
+AdamW::AdamW(Context& context, OptimizerKernel kernel, const Tensors& parameters, OptimizerRule rule, bool fp32_masters) : context_(context), kernel_(kernel), rule_(rule) {
   for (const Tensor& p : parameters)
     if (p.requires_grad()) parameters_.push_back(p);
+  if (fp32_masters) make_masters();
+}
+
+void AdamW::make_masters() {
+  of_model_ = parameters_;
+  Scoped category(context_.category, Category::optimizer);
+  for (Tensor& p : parameters_) {
+    if (p.type() == ScalarType::fp32) continue;
+    Scoped place(context_.place, p.storage().place);
+    context_.moves(p.elems() * (size_of(p.type()) + size_of(ScalarType::fp32)));
+    p = empty_like(p, ScalarType::fp32, "fp32 master copy");
+  }
+}
+
+void AdamW::step_masters() {
+  {
+    Scoped category(context_.category, Category::gradients);
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      const Tensor gradient = of_model_[i].grad();
+      if (!gradient.defined() || parameters_[i] == of_model_[i]) continue;
+      Scoped place(context_.place, gradient.storage().place);
+      parameters_[i].set_grad(to(gradient, ScalarType::fp32));
+    }
+  }
+  update();
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (parameters_[i] == of_model_[i]) continue;
+    parameters_[i].set_grad({});
+    if (of_model_[i].storage().place == Place::device) context_.moves(of_model_[i].bytes() + parameters_[i].bytes());
+  }
 }
 
 void AdamW::make_state(std::size_t i) {
@@ -205,7 +235,9 @@ void AdamW::step_adafactor(const std::vector<std::size_t>& active) {
   }
 }
 
-void AdamW::step() {
+void AdamW::step() { of_model_.empty() ? update() : step_masters(); }
+
+void AdamW::update() {
   std::vector<std::size_t> active;
   for (std::size_t i = 0; i < parameters_.size(); ++i)
     if (parameters_[i].grad().defined()) active.push_back(i);
@@ -218,7 +250,7 @@ void AdamW::step() {
 }
 
 void AdamW::zero_grad() {
-  for (const Tensor& p : parameters_) p.set_grad({});
+  for (const Tensor& p : of_model_.empty() ? parameters_ : of_model_) p.set_grad({});
 }
 
 void clip_grad_norm(Context& context, const Tensors& parameters) {

@@ -19,7 +19,8 @@ enum class OptimizerRule : std::uint8_t { adamw, sgd, momentum, lion, adafactor,
 class AdamW {
  public:
   /// Keeps the parameters that need gradients. Rules other than adamw have one kernel each.
-  AdamW(Context& context, OptimizerKernel kernel, const Tensors& parameters, OptimizerRule rule = OptimizerRule::adamw);
+  /// fp32_masters: an fp32 copy of every 16-bit parameter is what is updated, with fp32 copies of all gradients during the step, as Megatron's and InternEvo's optimizers do.
+  AdamW(Context& context, OptimizerKernel kernel, const Tensors& parameters, OptimizerRule rule = OptimizerRule::adamw, bool fp32_masters = false);
 
   /// Parameters without a gradient are left out, as in torch.
   void step();
@@ -37,6 +38,9 @@ class AdamW {
   std::vector<State>& states() { return states_; }
 
  private:
+  void make_masters();
+  void step_masters();
+  void update();
   void make_state(std::size_t i);
   void make_moments(State& state, const Tensor& parameter);
   void make_8bit_moments(State& state, const Tensor& parameter);
@@ -50,7 +54,8 @@ class AdamW {
   Context& context_;
   OptimizerKernel kernel_;
   OptimizerRule rule_;
-  Tensors parameters_;
+  Tensors parameters_;  ///< that are updated
+  Tensors of_model_;    ///< those that parameters_ are masters of; empty without masters
   std::vector<State> states_;
   Tensors tables_;  ///< of values, that moments in 8 bits share
 };

@@ -18,7 +18,9 @@ struct SingleJob {
   ScalarType compute_type = ScalarType::bf16;  ///< autocast to it where the trained parameters are fp32
   OptimizerKernel kernel = OptimizerKernel::foreach;
   OptimizerRule rule = OptimizerRule::adamw;
+  bool fp32_masters = false;  ///< AdamW
   LoraConfig lora;  ///< rank 0: full training
+  bool optimizer_in_backward = false;  ///< each gradient is stepped with and dropped as soon as it is there (torchtune's optimizer_in_bwd); accumulate is 1, no norm is clipped
 };
 
 /// Runs the job, reporting to `recorder`.

@@ -37,6 +37,56 @@ TEST_CASE("llm-foundry's attention was Triton's FlashAttention-1 until it left i
 
 namespace {
 
+Question plain_question(const char* parameters_dtype) {
+  Question question = default_question(catalogue_model("smollm2-135m"), cluster_from_name("1xa100-80g"));
+  question.job.seq = 128;
+  choose_engine(question, Engine::single);
+  set_key(question, "parameters_dtype", parameters_dtype, "");
+  return question;
+}
+
+eager::PhasePeaks peaks_of(const Question& question) {
+  eager::Recorder recorder;
+  return emulate(question, recorder);
+}
+
+}  // namespace
+
+TEST_CASE("an optimizer with fp32 masters keeps them with fp32 moments, and has fp32 gradients during its step", "[unit]") {
+  Question question = plain_question("bf16");
+  const std::int64_t elems = parameter_elems(question.job.model);
+  const eager::PhasePeaks without = peaks_of(question);
+  set_key(question, "master_dtype", "fp32", "");
+  const eager::PhasePeaks with = peaks_of(question);
+  CHECK(with.after_init_bytes - without.after_init_bytes == 4 * elems);
+  CHECK(with.between_steps_bytes - without.between_steps_bytes == (4 + 2 * (4 - 2)) * elems);
+  CHECK(with.peak_bytes("steady.step") - with.between_steps_bytes >= (2 + 4) * elems);
+  for (const Engine engine : {Engine::ddp, Engine::fsdp1, Engine::fsdp2}) {
+    INFO(name_of(engine));
+    Question sharded = default_question(question.job.model, cluster_from_name("8xa100-80g"));
+    choose_engine(sharded, engine);
+    set_key(sharded, "parameters_dtype", "bf16", "");
+    const std::int64_t before = peaks_of(sharded).between_steps_bytes;
+    set_key(sharded, "master_dtype", "fp32", "");
+    CHECK(peaks_of(sharded).between_steps_bytes - before >= 8 * elems / (engine == Engine::ddp ? 1 : 8));
+  }
+}
+
+TEST_CASE("an optimizer in backward never has all gradients", "[unit]") {
+  Question question = plain_question("bf16");
+  question.job.model.num_layers = question.plan.recomputed_blocks = 4;
+  const std::int64_t elems = parameter_elems(question.job.model), largest = question.job.model.vocab_size * question.job.model.hidden_size;
+  const eager::PhasePeaks after = peaks_of(question);
+  question.plan.preset = "torchtune-optimizer-in-backward";
+  const eager::PhasePeaks in_backward = peaks_of(question);
+  CHECK(in_backward.between_steps_bytes == after.between_steps_bytes);
+  CHECK(in_backward.peak_bytes("steady.step") == in_backward.between_steps_bytes);
+  CHECK(after.peak_bytes("steady.step") - after.between_steps_bytes >= 2 * elems);
+  CHECK(in_backward.peak_bytes("steady.backward") <= after.peak_bytes("steady.backward") - 2 * (elems - 2 * largest) + 2 * largest);
+}
+
+namespace {
+
 Question titan_question(const char* torch) {
   Question question = default_question(catalogue_model("llama-3.1-8b"), cluster_from_name("8xh100-96g"));
   question.job.model.num_layers = question.plan.recomputed_blocks = 4;
