@@ -13,6 +13,7 @@
 
 #include "gui/views/bench.h"
 #include "gui/views/main_window.h"
+#include "gui/views/map_view.h"
 #include "gui/views/plan_screen.h"
 #include "planner/core/error.h"
 #include "planner/core/exit_code.h"
@@ -109,7 +110,9 @@ int run(int argc, char** argv) {
   }
   if (options.screenshot.empty()) return QApplication::exec();
   int code = 0;
+  const auto* map = window.findChild<MapView*>("map_view");
   QTimer::singleShot(kSettleMs, &window, [&] {
+    while (map->isVisible() && !map->is_current()) QApplication::processEvents(QEventLoop::WaitForMoreEvents);
     if (!window.grab().save(QString::fromStdString(options.screenshot))) code = 5;
     QApplication::quit();
   });

@@ -17,8 +17,12 @@ class Tracer {
     const Bytes reserved = heard.allocator.counters().reserved.current;
     out_.reserved[heard.event] = std::max(out_.reserved[heard.event], reserved);
     if (heard.block) out_.blocks[heard.event] = {heard.allocator.address(*heard.block), heard.allocator.size_bytes(*heard.block)};
+    if (!with_segments_) return;
     const std::int64_t retries = heard.allocator.counters().retries;
-    if (!with_segments_ || (reserved == last_reserved_ && retries == last_retries_)) return;
+    const bool again = heard.event < last_event_;  // the next round of a repeated stretch takes the place of the one before it
+    last_event_ = heard.event;
+    while (again && !out_.segments.empty() && out_.segments.back().first >= heard.event) out_.segments.pop_back();
+    if (!again && reserved == last_reserved_ && retries == last_retries_) return;
     last_reserved_ = reserved;
     last_retries_ = retries;
     out_.segments.emplace_back(heard.event, heard.allocator.snapshot());
@@ -28,6 +32,7 @@ class Tracer {
  private:
   DeviceTrace& out_;
   bool with_segments_;
+  std::size_t last_event_ = 0;
   Bytes last_reserved_;
   std::int64_t last_retries_ = 0;
 };

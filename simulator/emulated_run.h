@@ -19,7 +19,7 @@ struct DeviceTrace {
   };
   std::vector<Bytes> reserved;               ///< after each event; of a repeated stretch the most of all rounds
   std::vector<std::optional<Block>> blocks;  ///< that the event took; of a repeated stretch those of the last round that was followed
-  std::vector<std::pair<std::size_t, std::vector<SegmentView>>> segments;  ///< whenever they have changed, after which event; if they were asked for
+  std::vector<std::pair<std::size_t, std::vector<SegmentView>>> segments;  ///< whenever they have changed, after which event, ascending; of a repeated stretch those of the last round; if they were asked for
   std::optional<ReplayFailure> failure;      ///< on the question's own device
 };
 

@@ -135,7 +135,8 @@ class Replayer {
     bool& taken = name == "first.forward" ? forward_workspace_ : backward_workspace_;
     if (taken || options_.cublas_workspace_bytes == Bytes()) return;
     taken = true;
-    (void)allocator_.allocate(options_.cublas_workspace_bytes, StreamId{static_cast<std::uint32_t>(Stream::compute)});
+    const auto outcome = allocator_.allocate(options_.cublas_workspace_bytes, StreamId{static_cast<std::uint32_t>(Stream::compute)});
+    if (const auto* block = std::get_if<BlockId>(&outcome)) taken_ = *block;
   }
 
   void end_phase() {

@@ -72,6 +72,8 @@ class Builder {
   /// The index of the instant that comes next.
   std::size_t next() const { return out_.instants.size() - (started_ || out_.instants.empty() ? 0 : 1); }
   std::uint32_t here() const { return out_.instants.empty() ? 0 : static_cast<std::uint32_t>(out_.instants.size() - 1); }
+  /// The first instant at which something is there that comes now and is no tensor: where tensors have already died at this one, the next.
+  std::uint32_t first_seen() const { return here() + (shrinking_ ? 1 : 0); }
 
   void finish() {
     for (TimelineTensor& tensor : out_.tensors)
@@ -159,7 +161,7 @@ class EmulatedTimeline {
     }
     builder_.finish();
     for (std::vector<TimelineStretch>* stretches : {&out_.segments, &out_.workspaces})
-      for (TimelineStretch& stretch : *stretches) stretch.death = std::min(stretch.death, static_cast<std::uint32_t>(out_.instants.size()));
+      settle(*stretches);
     for (TimelineTensor& tensor : out_.tensors) tensor.why = why(tensor);
     if (clock_ != nullptr) set_times();
   }
@@ -177,40 +179,56 @@ class EmulatedTimeline {
     if (!inside()) return;
     for (std::size_t i = 0; i < recorder_.repeated().size(); ++i) {
       const eager::RepeatedStretch& stretch = recorder_.repeated()[i];
-      if (stretch.begin_event == event) out_.repeats.push_back({builder_.next(), builder_.next(), stretch.count, {}});
+      if (stretch.begin_event == event) {
+        out_.repeats.push_back({builder_.next(), builder_.next(), stretch.count, {}});
+        repeated_.push_back(&stretch);
+      }
       if (stretch.end_event == event) out_.repeats.back().end = builder_.next();
       if (stretch.end_event == event && clock_ != nullptr && stretch.end_activity > 0) out_.repeats.back().more = time_of(clock_->more_rounds_s[i]);
     }
   }
 
+  /// What no instant sees is left out.
+  void settle(std::vector<TimelineStretch>& stretches) const {
+    const auto instants = static_cast<std::uint32_t>(out_.instants.size());
+    for (TimelineStretch& stretch : stretches) stretch.death = std::min(stretch.death, instants);
+    std::erase_if(stretches, [&](const TimelineStretch& stretch) { return stretch.birth > stretch.death || stretch.birth >= instants; });
+  }
+
   void note_device(std::size_t event) {
     if (trace_->blocks[event] && recorder_.events()[event].kind == MemoryEvent::Kind::phase)
-      out_.workspaces.push_back({trace_->blocks[event]->address, trace_->blocks[event]->size, Stream::compute, inside() ? builder_.here() : 0, kStillAlive});
+      out_.workspaces.push_back({trace_->blocks[event]->address, trace_->blocks[event]->size, Stream::compute, inside() ? builder_.first_seen() : 0, kStillAlive});
     if (next_segments_ < trace_->segments.size() && trace_->segments[next_segments_].first == event) note_segments(trace_->segments[next_segments_++].second);
     if (!inside()) return;
     builder_.taken(trace_->reserved[event]);
     if (trace_->failure && trace_->failure->event == event && !out_.instants.empty()) out_.failure = TimelineFailure{builder_.here(), trace_->failure->error.segment_bytes, text(trace_->failure->error)};
   }
 
+  /// A segment is there from the instant that first sees it until the one before it is gone, so that every block of an instant lies in one segment.
   void note_segments(const std::vector<SegmentView>& now) {
-    const std::uint32_t here = inside() ? builder_.here() : 0;
+    const std::uint32_t from = inside() ? builder_.first_seen() : 0;
     std::map<std::pair<Bytes, Bytes>, std::size_t> gone;
     gone.swap(segments_);
     for (const SegmentView& segment : now) {
       const std::pair key(segment.address, segment.size_bytes);
       const auto known = gone.find(key);
-      segments_[key] = known == gone.end() ? out_.segments.size() : known->second;
-      if (known != gone.end()) gone.erase(known);
-      else out_.segments.push_back({segment.address, segment.size_bytes, static_cast<Stream>(segment.stream), here, kStillAlive});
+      const bool stays = known != gone.end() && out_.segments[known->second].stream == static_cast<Stream>(segment.stream);
+      segments_[key] = stays ? known->second : out_.segments.size();
+      if (stays) gone.erase(known);
+      else out_.segments.push_back({segment.address, segment.size_bytes, static_cast<Stream>(segment.stream), from, kStillAlive});
     }
-    for (const auto& [key, index] : gone) out_.segments[index].death = here;
+    for (const auto& [key, index] : gone) {
+      TimelineStretch& segment = out_.segments[index];
+      if (from <= segment.birth) segment.birth = 1, segment.death = 0;
+      else segment.death = from - 1;
+    }
   }
 
   static SimTime time_of(double s) { return SimTime(std::llround(s * 1e9)); }
 
   /// Every op's times are those of what it runs on its own stream; an op that runs nothing stands where the compute stream has come to.
   void set_times() {
-    for (std::size_t i = 0; i < recorder_.activities().size(); ++i) add_work(recorder_.activities()[i], clock_->activities[i]);
+    for (std::size_t i = 0; i < recorder_.activities().size(); ++i) add_work(i, recorder_.activities()[i], clock_->activities[i]);
     for (const eager::ClockSpan& span : clock_->exposed) out_.exposed.push_back({time_of(span.start_s), time_of(span.end_s)});
     SimTime now;
     std::size_t next = 0;
@@ -225,12 +243,22 @@ class EmulatedTimeline {
     }
   }
 
-  void add_work(const eager::Activity& activity, const eager::ClockSpan& span) {
+  /// What is issued in a repeated stretch belongs to it, also where its last op is still the one that memory outside it is asked for by.
+  std::size_t within_repeat(std::size_t index, std::size_t instant) const {
+    for (std::size_t i = 0; i < repeated_.size(); ++i) {
+      if (repeated_[i]->end_activity == 0) continue;
+      instant = index < repeated_[i]->begin_activity ? std::min(instant, out_.repeats[i].begin - 1) : std::max(instant, out_.repeats[i].begin);
+      instant = index < repeated_[i]->end_activity ? std::min(instant, out_.repeats[i].end - 1) : std::max(instant, out_.repeats[i].end);
+    }
+    return instant;
+  }
+
+  void add_work(std::size_t index, const eager::Activity& activity, const eager::ClockSpan& span) {
     using Kind = eager::Activity::Kind;
     const bool waits = activity.kind == Kind::record || activity.kind == Kind::wait || activity.kind == Kind::synchronize;
     if (waits || span.end_s <= span.start_s || ops_.empty()) return;
     const auto after = std::upper_bound(ops_.begin(), ops_.end(), activity.op);
-    const auto instant = static_cast<std::size_t>(std::max<std::ptrdiff_t>(0, after - ops_.begin() - 1));
+    const std::size_t instant = within_repeat(index, static_cast<std::size_t>(std::max<std::ptrdiff_t>(0, after - ops_.begin() - 1)));
     const TimelineWork work{.kind = activity.kind == Kind::kernel ? TimelineWork::Kind::kernel
                                     : activity.kind == Kind::collective ? TimelineWork::Kind::collective
                                     : activity.kind == Kind::copy_to_device || activity.kind == Kind::copy_to_host ? TimelineWork::Kind::copy
@@ -238,8 +266,8 @@ class EmulatedTimeline {
                             .name = activity.op == 0 ? "" : recorder_.ops()[activity.op - 1].name, .stream = activity.stream, .instant = static_cast<std::uint32_t>(instant),
                             .start = time_of(span.start_s), .end = time_of(span.end_s)};
     out_.work.push_back(work);
-    for (std::size_t i = instant; i < ops_.size() && ops_[i] == activity.op && out_.instants[i].stream == activity.stream; i = i == 0 ? ops_.size() : i - 1) {
-      TimelineInstant& of = out_.instants[i];
+    for (std::size_t next = instant + 1; next > within_repeat(index, 0) && ops_[next - 1] == activity.op && out_.instants[next - 1].stream == activity.stream; --next) {
+      TimelineInstant& of = out_.instants[next - 1];
       of.start = std::min(of.start.value_or(work.start), work.start);
       of.end = std::max(of.end.value_or(work.end), work.end);
     }
@@ -324,6 +352,7 @@ class EmulatedTimeline {
   std::vector<std::size_t> taken_by_;  ///< by storage: the event that gave it its size
   std::size_t next_segments_ = 0;
   std::map<std::pair<Bytes, Bytes>, std::size_t> segments_;  ///< that are there, by address and size
+  std::vector<const eager::RepeatedStretch*> repeated_;  ///< by Timeline::repeats
   std::vector<std::uint32_t> ops_;     ///< by instant
   std::vector<int> step_of_;           ///< by instant
   int steps_ = 0, step_ = 0;

@@ -46,7 +46,7 @@ struct TimelineWork {
   enum class Kind : std::uint8_t { kernel, collective, copy, host } kind = Kind::kernel;
   const char* name = "";  ///< of the op
   Stream stream = Stream::compute;
-  std::uint32_t instant = 0;  ///< the last one that had begun
+  std::uint32_t instant = 0;  ///< the last one that had begun; what is issued in a repeated stretch belongs to one of it
   SimTime start = {}, end = {};  ///< since the step began
 };
 
@@ -61,7 +61,8 @@ struct TimelineSpan {
   SimTime start, end;
 };
 
-/// What the allocator has of the device, and its blocks that are no tensor's: cuBLAS workspaces. Live from birth to death as a tensor is.
+/// What the allocator has of the device, and its blocks that are no tensor's: cuBLAS workspaces. Live from birth to death as a tensor is: at every instant each block lies in exactly one
+/// segment. Where the cache is emptied while an instant lasts, it shows what is left; of a repeated stretch what its last rounds have.
 struct TimelineStretch {
   Bytes address, bytes;
   Stream stream = Stream::compute;

@@ -61,14 +61,21 @@ std::string life_name(const Answered& a, const LifeSpan& life, Language language
   return name;
 }
 
+// " ×14" where it stands for equal micro batches.
+std::string rounds_words(const Answered& a, std::uint32_t instruction) {
+  const std::int64_t rounds = rounds_of(a.picture, instruction);
+  return rounds > 1 ? fmt::format(" ×{}", rounds) : "";
+}
+
 std::string short_place(const Answered& a, std::uint32_t instruction, Language language) {
+  const std::string rounds = rounds_words(a, instruction);
   if (a.timeline) {
     const TimelineInstant& at = a.timeline->instants[instruction];
-    return at.unit.empty() ? phase_words(at.phase, language) : fmt::format("{} · {}", phase_words(at.phase, language), unit_words(at.unit, language));
+    return (at.unit.empty() ? phase_words(at.phase, language) : fmt::format("{} · {}", phase_words(at.phase, language), unit_words(at.unit, language))) + rounds;
   }
   const InstructionSpan& at = a.picture.instructions[instruction];
   const Fragment& fragment = *a.ours->program.fragments[at.fragment];
-  return fmt::format("{} · {}", say_name(name_of(fragment.phase), language), unit_words(fragment.unit, at.block, language));
+  return fmt::format("{} · {}{}", say_name(name_of(fragment.phase), language), unit_words(fragment.unit, at.block, language), rounds);
 }
 
 // Where the part that is shown begins with what an earlier part has left.
@@ -146,7 +153,7 @@ std::string engine_words(Engine engine, const std::string& tool) {
 }
 
 std::string time_words(const Answered& answered, SimTime time, Language language) {
-  if (answered.picture.has_clock) return format_seconds(seconds(time));
+  if (answered.picture.has_clock) return format_seconds(seconds(step_time(answered.picture, time)));
   const auto instant = [](SimTime t) { return std::to_string(t.value() / kInstant.value()); };
   return fill(say("instant {} of {}", language), {instant(time), instant(answered.picture.duration)});
 }

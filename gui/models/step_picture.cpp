@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "simulator/walk.h"
 
@@ -17,9 +18,16 @@ Program collapsed(const Program& program) {
   return out;
 }
 
+std::vector<StreamLane> lanes_from(std::array<std::vector<LaneWork>, kLaneCount> work) {
+  std::vector<StreamLane> out;
+  for (std::size_t i = 0; i < work.size(); ++i)
+    if (!work[i].empty() || static_cast<Lane>(i) == Lane::compute) out.push_back(lane_from(static_cast<Lane>(i), std::move(work[i])));
+  return out;
+}
+
 class Builder {
  public:
-  Builder(const Program& program, const LinearProgram& linear) : program_(program), linear_(linear) {
+  Builder(const Program& program, const LinearProgram& linear, std::optional<SimTime> step) : program_(program), linear_(linear), step_(step) {
     std::int64_t most = 2;
     for (const UnrolledInstruction& i : linear.instructions) most = std::max<std::int64_t>(most, i.block + 2);
     instances_ = static_cast<std::size_t>(most) + 2;
@@ -34,7 +42,10 @@ class Builder {
     out_.duration = std::max(walked.trace.duration, clock_);
     finish_lives();
     for (const LinearProgram::Loop& loop : linear_.loops)
-      if (loop.count > 1) out_.repeats.push_back({{place_[loop.begin], loop.end < place_.size() ? place_[loop.end] : out_.duration}, loop.count});
+      if (loop.count > 1)
+        out_.repeats.push_back({{place(loop.begin), place(loop.end)}, loop.count, static_cast<std::uint32_t>(loop.begin), static_cast<std::uint32_t>(loop.end), SimTime()});
+    if (step_ && out_.repeats.size() == 1) out_.repeats.front().more = std::max(SimTime(), *step_ - out_.duration);
+    add_lanes();
     out_.memory.finish(out_.duration);
     out_.peak_event = out_.memory.highest(0, out_.memory.size());
     if (!out_.phases.empty()) out_.phases.back().time.end = out_.duration;
@@ -89,14 +100,23 @@ class Builder {
 
   void run(const TraceEvent& event) {
     const SimTime begin = issue_time(event);
-    out_.instructions.push_back({event.fragment, event.instruction, event.block, event.stream, in_init(event) ? TimeSpan{} : TimeSpan{event.start, event.end}});
-    place_.push_back(begin);
+    out_.instructions.push_back({event.fragment, event.instruction, event.block, event.stream, in_init(event) ? TimeSpan{} : TimeSpan{event.start, event.end}, {begin, begin}});
     if (!in_init(event) && event.stream == Stream::compute) {
       if (event.start > computed_) out_.exposed.push_back({computed_, event.start});
       computed_ = clock_ = std::max(clock_, event.end);
+      out_.instructions.back().place.end = clock_;
       phase(program_.fragments[event.fragment]->phase, begin);
     }
     if (!scratch_.empty() && scratch_.back().last_event == kNone) scratch_.back().last_event = change(Category::scratch, -scratch_.back().bytes);
+  }
+
+  SimTime place(std::size_t instruction) const { return instruction < out_.instructions.size() ? out_.instructions[instruction].place.begin : out_.duration; }
+
+  void add_lanes() {
+    std::array<std::vector<LaneWork>, kLaneCount> work;
+    for (std::uint32_t i = 0; i < out_.instructions.size(); ++i)
+      if (const InstructionSpan& at = out_.instructions[i]; at.clock.end > at.clock.begin) work[static_cast<std::size_t>(lane_of(at.stream))].push_back({at.clock, i});
+    out_.lanes = lanes_from(std::move(work));
   }
 
   void phase(Phase phase, SimTime begin) {
@@ -120,51 +140,136 @@ class Builder {
 
   const Program& program_;
   const LinearProgram& linear_;
+  std::optional<SimTime> step_;
   std::size_t instances_ = 0;
   std::vector<std::size_t> open_;  // by storage and instance (instances start at −1): index of the living one
-  std::vector<SimTime> place_;     // by linear instruction: where it is drawn
   std::vector<LifeSpan> scratch_;
   SimTime clock_, computed_;
   StepPicture out_;
 };
 
-SimTime instant_begin(std::size_t instant) { return SimTime(kInstant.value() * static_cast<std::int64_t>(instant)); }
+// A Timeline's times with the rounds that are not drawn taken out.
+class DrawnTime {
+ public:
+  explicit DrawnTime(const Timeline& timeline) {
+    SimTime computed;
+    std::size_t next = 0;
+    for (const TimelineRepeat& repeat : timeline.repeats) {
+      for (; next < timeline.work.size() && timeline.work[next].instant < repeat.begin; ++next)
+        if (moves_compute(timeline.work[next])) computed = std::max(computed, timeline.work[next].end);
+      if (repeat.count < 2) continue;
+      const SimTime round(repeat.more.value() / (repeat.count - 1));
+      cuts_.push_back({repeat.end, computed + round + SimTime(repeat.more.value() / 2), repeat.more});
+    }
+  }
 
-std::vector<PhaseSpan> phases_of(const Timeline& timeline) {
+  static bool moves_compute(const TimelineWork& work) { return work.stream == Stream::compute && work.kind != TimelineWork::Kind::host; }
+
+  SimTime of(SimTime time, std::size_t instant) const {
+    return cut(time, [&](const Cut& one) { return instant >= one.end; });
+  }
+  /// Of what belongs to no instant: the clock lists the first round only, so what stands in the second half of the rounds' time comes after them.
+  SimTime of(SimTime time) const {
+    return cut(time, [&](const Cut& one) { return time >= one.after; });
+  }
+
+ private:
+  struct Cut {
+    std::size_t end = 0;
+    SimTime after, more;
+  };
+  template <class IsBehind>
+  SimTime cut(SimTime time, IsBehind is_behind) const {
+    for (const Cut& one : cuts_)
+      if (is_behind(one)) time = time - one.more;
+    return std::max(time, SimTime());
+  }
+  std::vector<Cut> cuts_;
+};
+
+bool has_times(const Timeline& timeline) {
+  return timeline.step && std::all_of(timeline.instants.begin(), timeline.instants.end(), [](const TimelineInstant& instant) { return instant.start.has_value(); });
+}
+
+void place_in_issue_order(StepPicture& out) {
+  out.has_clock = false;
+  for (std::size_t i = 0; i < out.instructions.size(); ++i) {
+    const auto tick = [](std::size_t instant) { return SimTime(kInstant.value() * static_cast<std::int64_t>(instant)); };
+    out.instructions[i].place = {tick(i), tick(i + 1)};
+  }
+  out.duration = out.instructions.empty() ? SimTime() : out.instructions.back().place.end;
+}
+
+// An instant stands where the compute stream has come to when it begins, and lasts until that stream has done what was issued in it.
+void place_on_the_clock(StepPicture& out, const Timeline& timeline) {
+  const DrawnTime drawn(timeline);
+  SimTime now;
+  std::size_t next = 0;
+  for (std::size_t i = 0; i < timeline.instants.size(); ++i) {
+    const TimelineInstant& instant = timeline.instants[i];
+    InstructionSpan& span = out.instructions[i];
+    span.clock = {drawn.of(*instant.start, i), drawn.of(*instant.end, i)};
+    if (instant.stream == Stream::compute) now = std::max(now, span.clock.begin);
+    span.place.begin = now;
+    for (; next < timeline.work.size() && timeline.work[next].instant <= i; ++next)
+      if (const TimelineWork& work = timeline.work[next]; DrawnTime::moves_compute(work)) now = std::max(now, drawn.of(work.end, work.instant));
+    span.place.end = now;
+  }
+  out.duration = std::max(now, drawn.of(*timeline.step, timeline.instants.size()));
+  std::array<std::vector<LaneWork>, kLaneCount> work;
+  for (std::uint32_t i = 0; i < timeline.work.size(); ++i) {
+    const TimelineWork& one = timeline.work[i];
+    if (one.end <= one.start) continue;  // less than a nanosecond
+    const Lane lane = one.kind == TimelineWork::Kind::host ? Lane::host : one.kind == TimelineWork::Kind::copy ? Lane::copies : lane_of(one.stream);
+    const SimTime begin = drawn.of(one.start, one.instant);
+    work[static_cast<std::size_t>(lane)].push_back({{begin, begin + (one.end - one.start)}, i});
+  }
+  out.lanes = lanes_from(std::move(work));
+  for (const TimelineSpan& span : timeline.exposed) {
+    const SimTime start = drawn.of(span.start), begin = std::max(start, out.exposed.empty() ? SimTime() : out.exposed.back().end), end = start + (span.end - span.start);
+    if (end > begin) out.exposed.push_back({begin, end});
+  }
+}
+
+std::vector<PhaseSpan> phases_of(const Timeline& timeline, const std::vector<InstructionSpan>& instants) {
   std::vector<PhaseSpan> out;
+  std::size_t last = 0;
   for (std::size_t i = 0; i < timeline.instants.size(); ++i) {
     const std::optional<Phase> phase = phase_of(timeline.instants[i].phase);
     if (!phase) continue;
-    const bool goes_on = !out.empty() && out.back().phase == *phase && out.back().time.end == instant_begin(i);
-    if (goes_on) out.back().time.end = instant_begin(i + 1);
-    else out.push_back({*phase, {instant_begin(i), instant_begin(i + 1)}});
+    if (!out.empty() && out.back().phase == *phase && last + 1 == i) out.back().time.end = instants[i].place.end;
+    else out.push_back({*phase, instants[i].place});
+    last = i;
   }
   return out;
 }
 
 }  // namespace
 
-StepPicture picture_of(const Program& program, const LinearProgram& linear) { return Builder(program, linear).build(); }
+StepPicture picture_of(const Program& program, const LinearProgram& linear, std::optional<SimTime> step) { return Builder(program, linear, step).build(); }
 
 StepPicture picture_of(const Timeline& timeline) {
   StepPicture out;
   const std::size_t instants = timeline.instants.size();
-  out.has_clock = false;
-  out.duration = instant_begin(instants);
-  out.phases = phases_of(timeline);
+  for (const TimelineInstant& instant : timeline.instants) out.instructions.push_back({.stream = instant.stream, .clock = {}, .place = {}});
+  if (has_times(timeline)) place_on_the_clock(out, timeline);
+  else place_in_issue_order(out);
+  out.phases = phases_of(timeline, out.instructions);
+  for (const TimelineRepeat& repeat : timeline.repeats)
+    out.repeats.push_back({{out.instructions[repeat.begin].place.begin, out.instructions[repeat.end - 1].place.end}, repeat.count, static_cast<std::uint32_t>(repeat.begin),
+                           static_cast<std::uint32_t>(repeat.end), out.has_clock ? repeat.more : SimTime()});
   out.memory.reserve(2 * timeline.tensors.size());
-  for (const TimelineInstant& instant : timeline.instants) out.instructions.push_back({.stream = instant.stream, .clock = {}});
   std::vector<std::vector<std::uint32_t>> deaths(instants);
   std::uint32_t next = 0;  // tensors come in the order of their births
   for (std::uint32_t i = 0; i < instants; ++i) {
     for (; next < timeline.tensors.size() && timeline.tensors[next].birth == i; ++next) {
       const TimelineTensor& tensor = timeline.tensors[next];
-      out.memory.add(instant_begin(i), tensor.category, tensor.bytes.value());
+      out.memory.add(out.instructions[i].place.begin, tensor.category, tensor.bytes.value());
       if (tensor.death < instants) deaths[tensor.death].push_back(next);
       out.lives.push_back({std::nullopt, 0, i, tensor.death, out.memory.size() - 1, 0, tensor.bytes.value(), next});
     }
     for (const std::uint32_t dead : deaths[i]) {
-      out.memory.add(instant_begin(i + 1), timeline.tensors[dead].category, -timeline.tensors[dead].bytes.value());
+      out.memory.add(out.instructions[i].place.end, timeline.tensors[dead].category, -timeline.tensors[dead].bytes.value());
       out.lives[dead].last_event = out.memory.size() - 1;
     }
   }
@@ -174,6 +279,19 @@ StepPicture picture_of(const Timeline& timeline) {
   out.memory.finish(out.duration);
   out.peak_event = out.memory.highest(0, out.memory.size());
   return out;
+}
+
+SimTime step_time(const StepPicture& picture, SimTime drawn) {
+  SimTime out = drawn;
+  for (const RepeatSpan& repeat : picture.repeats)
+    if (drawn > repeat.time.end) out = out + repeat.more;
+  return out;
+}
+
+std::int64_t rounds_of(const StepPicture& picture, std::uint32_t instruction) {
+  for (const RepeatSpan& repeat : picture.repeats)
+    if (repeat.begin <= instruction && instruction < repeat.end) return repeat.count;
+  return 1;
 }
 
 std::optional<Phase> phase_of(std::string_view name) {

@@ -82,7 +82,7 @@ void Workbench::compile(Answered& out, Addresses addresses) {
   }
   out.prediction = prediction_of(ours.answer);
   cost_.layout_ms = watch.lap_ms();
-  out.picture = picture_of(ours.program, ours.linear);
+  out.picture = picture_of(ours.program, ours.linear, ours.answer.estimate.step_time);
   cost_.walk_ms = watch.lap_ms();
 }
 

@@ -12,7 +12,10 @@
 #include "gui/models/raster.h"
 #include "gui/views/look.h"
 #include "gui/views/main_window.h"
+#include "gui/views/map_view.h"
+#include "gui/views/plan_screen.h"
 #include "gui/views/plan_session.h"
+#include "gui/views/step_view.h"
 
 namespace zeroplan::gui {
 namespace {
@@ -51,6 +54,55 @@ void bench_slider(MainWindow& window, PlanSession& session, const char* name) {
   fmt::print("slider {:<18} moves {:>3}  to end of paint: median {:5.1f} ms, p95 {:5.1f} ms   compile {:.2f}  price {:.2f}  layout {:.1f}  walk {:.2f} (medians)\n", name, whole.ms.size(), whole.part(0.5), whole.part(0.95),
              compile.part(0.5), price.part(0.5), layout.part(0.5), walk.part(0.5));
   slider->setValue(first);
+}
+
+// With the Map screen seen: how long the window's thread is busy with a move, and when the new map is painted.
+void bench_map(MainWindow& window, PlanSession& session) {
+  window.show_screen(Screen::map);
+  auto* map = window.findChild<MapView*>("map_view");
+  Times busy, painted, frame;
+  for (int seq = 1024; seq <= 32768; seq += 1024) {
+    QElapsedTimer timer;
+    timer.start();
+    if (!session.change("seq", std::to_string(seq), session.new_gesture())) continue;
+    window.repaint();
+    busy.ms.push_back(ms_of(timer));
+    while (!map->is_current()) QCoreApplication::processEvents(QEventLoop::WaitForMoreEvents);
+    window.repaint();
+    painted.ms.push_back(ms_of(timer));
+    QElapsedTimer again;
+    again.start();
+    map->fit();
+    map->repaint();
+    frame.ms.push_back(ms_of(again));
+  }
+  fmt::print("map: {} segments, {} blocks, {} gaps  window busy: median {:.1f} ms, p95 {:.1f} ms; map painted after: median {:.1f} ms, p95 {:.1f} ms; one frame: median {:.1f} ms, p95 {:.1f} ms\n", map->map()->segments.size(),
+             map->map()->rectangles.size(), map->map()->gaps.size(), busy.part(0.5), busy.part(0.95), painted.part(0.5), painted.part(0.95), frame.part(0.5), frame.part(0.95));
+  window.show_screen(Screen::plan);
+}
+
+// Stack, lanes and all else of the timeline, whole and zoomed.
+void bench_lanes(MainWindow& window, PlanSession& session) {
+  session.change("accumulate", "16", session.new_gesture());
+  StepView* view = window.plan_screen()->step_view();
+  std::size_t works = 0;
+  for (const StreamLane& lane : session.now().picture.lanes) works += lane.work.size();
+  Times whole, lanes;
+  for (int f = 0; f < 120; ++f) {
+    view->fit();
+    if (f % 2 == 1) view->zoom(1 + f % 40, 0.5);
+    QElapsedTimer timer;
+    timer.start();
+    view->repaint();
+    whole.ms.push_back(ms_of(timer));
+    QElapsedTimer columns;
+    columns.start();
+    std::size_t kept = 0;
+    for (const StreamLane& lane : session.now().picture.lanes) kept += covered_ratios(lane.busy, SimTime(), session.now().picture.duration, 1600).size();
+    if (kept > 0) lanes.ms.push_back(ms_of(columns));
+  }
+  fmt::print("timeline of {} memory events, {} works in lanes: a frame median {:.2f} ms, p95 {:.2f} ms; the lanes' columns (1600 wide) median {:.2f} ms, p95 {:.2f} ms\n", session.now().picture.memory.size(), works, whole.part(0.5),
+             whole.part(0.95), lanes.part(0.5), lanes.part(0.95));
 }
 
 void bench_frames(std::size_t events) {
@@ -92,6 +144,8 @@ void bench_frames(std::size_t events) {
 int bench(MainWindow& window, PlanSession& session, double start_ms) {
   fmt::print("start to painted window: {:.0f} ms\n", start_ms);
   for (const char* slider : {"seq", "micro_batch", "accumulate", "gpus", "checkpoint", "prefetch_units", "loss_chunk_tokens"}) bench_slider(window, session, slider);
+  bench_map(window, session);
+  bench_lanes(window, session);
   for (const std::size_t events : {std::size_t{1'000'000}, std::size_t{10'000'000}}) bench_frames(events);
   return 0;
 }

@@ -10,7 +10,6 @@
 
 #include "gui/models/raster.h"
 #include "planner/core/format.h"
-#include "planner/ops/op_table.h"
 
 namespace zeroplan::gui {
 namespace {
@@ -49,7 +48,6 @@ void StepView::set_plan(std::shared_ptr<const Answered> plan, std::shared_ptr<co
   plan_ = std::move(plan);
   ghost_ = std::move(ghost);
   preview_.reset();
-  streams_ = lane_streams();
   place_parts();
   const auto part = [&](double ratio) { return SimTime(static_cast<std::int64_t>(ratio * static_cast<double>(plan_->picture.duration.value()))); };
   from_ = part(from);
@@ -72,13 +70,15 @@ void StepView::select_event(std::size_t event) {
 
 QString StepView::spoken() const {
   if (!plan_) return {};
-  return look_.filled("peak {}", {format_gib(Bytes(plan_->picture.memory.total_after(plan_->picture.peak_event)))}) + ", " + QString::fromStdString(verdict_lines(*plan_, look_.language).when);
+  QString repeats;
+  for (const RepeatSpan& repeat : plan_->picture.repeats) repeats += ", " + look_.filled("×{} micro batches", {std::to_string(repeat.count)});
+  return look_.filled("peak {}", {format_gib(Bytes(plan_->picture.memory.total_after(plan_->picture.peak_event)))}) + ", " + QString::fromStdString(verdict_lines(*plan_, look_.language).when) + repeats;
 }
 
 void StepView::resizeEvent(QResizeEvent*) { place_parts(); }
 
 void StepView::place_parts() {
-  const int lanes = static_cast<int>(streams_.size()) * (kLaneHeight + kLaneGap);
+  const int lanes = plan_ ? static_cast<int>(plan_->picture.lanes.size()) * (kLaneHeight + kLaneGap) : 0;
   const int legend = 2 * kLegendRow;
   const int width_left = std::max(width() - kMarginLeft - kMarginRight, 1);
   const int plot_height = std::max(height() - kMarginTop - kPhaseHeight - lanes - kAxisHeight - legend - 8, 40);
@@ -90,15 +90,11 @@ void StepView::place_parts() {
   out.legend = QRect(10, out.axis.bottom() + 4, width() - 20, legend);
 }
 
-std::vector<Stream> StepView::lane_streams() const {
-  std::array<bool, kStreamCount> used{};
-  if (plan_ && !plan_->picture.has_clock) return {};
-  if (plan_)
-    for (const InstructionSpan& i : plan_->picture.instructions) used[static_cast<std::size_t>(i.stream)] |= i.clock.end > i.clock.begin;
-  std::vector<Stream> out;
-  for (int s = 0; s < kStreamCount; ++s)
-    if (used[static_cast<std::size_t>(s)] || s == 0) out.push_back(static_cast<Stream>(s));
-  return out;
+std::optional<std::size_t> StepView::lane_at(QPoint point) const {
+  const QRect place = places().lanes;
+  if (!plan_ || !place.contains(point)) return std::nullopt;
+  const auto lane = static_cast<std::size_t>((point.y() - place.top()) / (kLaneHeight + kLaneGap));
+  return lane < plan_->picture.lanes.size() ? std::optional(lane) : std::nullopt;
 }
 
 double StepView::x_of(SimTime time) const {
@@ -175,6 +171,7 @@ void StepView::paintEvent(QPaintEvent*) {
   draw_selection(painter);
   draw_limits(painter);
   draw_times(painter);
+  draw_repeats(painter);
   draw_legend(painter);
   draw_hover(painter);
 }
@@ -265,65 +262,87 @@ void StepView::draw_phases(QPainter& painter) {
     }
   }
   painter.restore();
-  const QRect plot = places().plot;
+}
+
+// On the plot, through the lanes and on the axis: what lies between the lines is drawn once.
+void StepView::draw_repeats(QPainter& painter) {
+  const QRect plot = places().plot, axis = places().axis;
   for (const RepeatSpan& repeat : plan_->picture.repeats) {
     const double left = std::max<double>(x_of(repeat.time.begin), plot.left()), right = std::min<double>(x_of(repeat.time.end), plot.right());
     if (right <= left) continue;
     painter.setPen(QPen(look_.theme.text, 1, Qt::DotLine));
-    painter.drawLine(QPointF(left, plot.top()), QPointF(left, places().phases.bottom()));
-    painter.drawLine(QPointF(right, plot.top()), QPointF(right, places().phases.bottom()));
-    const QString label = look_.filled("×{} micro batches", {std::to_string(repeat.count)});
+    painter.drawLine(QPointF(left, plot.top()), QPointF(left, axis.top() + 4));
+    painter.drawLine(QPointF(right, plot.top()), QPointF(right, axis.top() + 4));
+    painter.setPen(QPen(look_.theme.accent, 2));
+    painter.drawLine(QPointF(left, axis.top() + 1), QPointF(right, axis.top() + 1));
+    const QString label = look_.filled("×{} micro batches", {std::to_string(repeat.count)}), rounds = QString("×%1").arg(repeat.count);
     plate(painter, QPointF(left + painter.fontMetrics().horizontalAdvance(label) + 14, plot.bottom() - 4), label, look_.theme.text, look_.theme.base);
+    if (const double width = painter.fontMetrics().horizontalAdvance(rounds) + 8; width + 8 < right - left)
+      for (std::size_t lane = 0; lane < plan_->picture.lanes.size(); ++lane)
+        plate(painter, QPointF(right - 3, places().lanes.top() + static_cast<double>(lane) * (kLaneHeight + kLaneGap) + kLaneHeight), rounds, look_.theme.text, look_.theme.base);
   }
 }
 
 void StepView::draw_lanes(QPainter& painter) {
   const QRect place = places().lanes;
-  const std::vector<Stream>& streams = streams_;
-  const QColor colours[kStreamCount] = {look_.theme.faint, QColor::fromRgb(look_.theme.palette[static_cast<std::size_t>(Category::gathered_parameters)]),
-                                        QColor::fromRgb(look_.theme.palette[static_cast<std::size_t>(Category::gradients)]), look_.theme.warning, look_.theme.warning};
-  for (std::size_t lane = 0; lane < streams.size(); ++lane) {
-    const QRect row(place.left(), place.top() + static_cast<int>(lane) * (kLaneHeight + kLaneGap), place.width(), kLaneHeight);
+  const auto category = [&](Category c) { return QColor::fromRgb(look_.theme.palette[static_cast<std::size_t>(c)]); };
+  const QColor colours[kLaneCount] = {look_.theme.faint, category(Category::gathered_parameters), category(Category::gradients), look_.theme.warning, category(Category::optimizer)};
+  const int width = std::max(1, static_cast<int>(std::lround(place.width() * devicePixelRatioF())));
+  QImage strip(width, 1, QImage::Format_ARGB32_Premultiplied);
+  const auto draw = [&](const std::vector<TimeSpan>& spans, const QColor& colour, const QRect& row, float most) {
+    const std::vector<float> covered = covered_ratios(spans, from_, to_, width);
+    auto* pixels = reinterpret_cast<QRgb*>(strip.bits());
+    for (int x = 0; x < width; ++x) pixels[x] = qPremultiply(qRgba(colour.red(), colour.green(), colour.blue(), static_cast<int>(std::min(1.0f, covered[static_cast<std::size_t>(x)] * most) * 255)));
+    painter.drawImage(row, strip);
+  };
+  for (std::size_t i = 0; i < plan_->picture.lanes.size(); ++i) {
+    const StreamLane& lane = plan_->picture.lanes[i];
+    const QRect row(place.left(), place.top() + static_cast<int>(i) * (kLaneHeight + kLaneGap), place.width(), kLaneHeight);
     painter.fillRect(row, look_.theme.panel);
     painter.setPen(look_.theme.faint);
-    painter.drawText(QRect(0, row.top(), kMarginLeft - 6, row.height()), Qt::AlignRight | Qt::AlignVCenter, look_.name(name_of(streams[lane])));
-    // How busy each pixel is: short instructions add up instead of painting over each other.
-    std::vector<double> busy(static_cast<std::size_t>(row.width()), 0);
-    const auto cover = [&](TimeSpan span) {
-      const double begin = std::clamp(x_of(span.begin) - row.left(), 0.0, static_cast<double>(row.width())), end = std::clamp(x_of(span.end) - row.left(), 0.0, static_cast<double>(row.width()));
-      for (auto x = static_cast<std::size_t>(begin); x < busy.size() && static_cast<double>(x) < end; ++x)
-        busy[x] += std::min(end, static_cast<double>(x) + 1) - std::max(begin, static_cast<double>(x));
-    };
-    for (const InstructionSpan& i : plan_->picture.instructions)
-      if (i.stream == streams[lane] && i.clock.end > from_ && i.clock.begin < to_) cover(i.clock);
-    QImage strip(row.width(), 1, QImage::Format_ARGB32);
-    for (int x = 0; x < row.width(); ++x) {
-      QColor colour = colours[static_cast<std::size_t>(streams[lane])];
-      colour.setAlphaF(static_cast<float>(std::min(1.0, busy[static_cast<std::size_t>(x)]) * 0.95));
-      strip.setPixelColor(x, 0, colour);
-    }
-    painter.drawImage(row.adjusted(0, 2, 0, -2), strip);
-    if (streams[lane] != Stream::compute) continue;
-    for (const TimeSpan& span : plan_->picture.exposed) {
-      const QRectF box(x_of(span.begin), row.top() + 2, x_of(span.end) - x_of(span.begin), row.height() - 4);
-      if (box.width() > 0.4 && box.right() > row.left() && box.left() < row.right()) painter.fillRect(box.intersected(QRectF(row)), look_.theme.bad);
-    }
+    painter.drawText(QRect(0, row.top(), kMarginLeft - 6, row.height()), Qt::AlignRight | Qt::AlignVCenter, look_.name(name_of(lane.lane)));
+    // How busy each pixel is: short works add up instead of painting over each other.
+    draw(lane.busy, colours[static_cast<std::size_t>(lane.lane)], row.adjusted(0, 2, 0, -2), 0.95f);
+    if (lane.lane == Lane::compute) draw(plan_->picture.exposed, look_.theme.bad, row.adjusted(0, 2, 0, -2), 1);
   }
 }
 
+// Ticks are round times of the step. Where rounds are not drawn they go on after them.
 void StepView::draw_times(QPainter& painter) {
   const QRect place = places().axis;
+  const StepPicture& picture = plan_->picture;
   const std::int64_t tick = time_tick((to_ - from_).value(), std::max(2, place.width() / 110));
   painter.setPen(look_.theme.faint);
-  for (std::int64_t t = from_.value() / tick * tick; t <= to_.value(); t += tick) {
-    if (t < from_.value()) continue;
-    const double x = x_of(SimTime(t));
+  double taken_until = place.left() - 1.0;  // by labels
+  const auto label_at = [&](SimTime drawn, const QString& label) {
+    const double x = x_of(drawn), width = painter.fontMetrics().horizontalAdvance(label), left = std::clamp(x - width / 2, place.left() + 0.0, place.right() - width);
     painter.drawLine(QPointF(x, place.top()), QPointF(x, place.top() + 4));
-    const bool has_clock = plan_->picture.has_clock;
-    const QString label = t == 0 ? QString("0") : has_clock ? QString::fromStdString(format_seconds(seconds(SimTime(t)))) : QString::number(t / kInstant.value());
-    const double half = painter.fontMetrics().horizontalAdvance(label) / 2.0;
-    painter.drawText(QPointF(std::clamp(x - half, place.left() + 0.0, place.right() - 2 * half), place.bottom() - 2), label);
+    if (left <= taken_until) return;
+    painter.drawText(QPointF(left, place.bottom() - 2), label);
+    taken_until = left + width + 6;
+  };
+  const auto stretch = [&](SimTime from, SimTime to, SimTime skipped, double right) {
+    const SimTime begin = std::max(from, from_), end = std::min(to, to_);
+    for (std::int64_t t = ((begin + skipped).value() + tick - 1) / tick * tick; t <= (end + skipped).value(); t += tick) {
+      const QString label = t == 0 ? QString("0") : picture.has_clock ? QString::fromStdString(format_seconds(seconds(SimTime(t)))) : QString::number(t / kInstant.value());
+      if (x_of(SimTime(t) - skipped) + painter.fontMetrics().horizontalAdvance(label) / 2.0 < right) label_at(SimTime(t) - skipped, label);
+    }
+  };
+  SimTime from, skipped;
+  for (const RepeatSpan& repeat : picture.repeats) {
+    const QString rounds = QString("×%1").arg(repeat.count);
+    const double end = x_of(repeat.time.end), width = painter.fontMetrics().horizontalAdvance(rounds) + 6;
+    stretch(from, repeat.time.end, skipped, end - width);
+    if (end > place.left() + width && end < place.right() + 1) {
+      painter.setPen(look_.theme.accent);
+      painter.drawText(QPointF(end - width, place.bottom() - 2), rounds);
+      painter.setPen(look_.theme.faint);
+      taken_until = end + 4;
+    }
+    from = repeat.time.end;
+    skipped = skipped + repeat.more;
   }
+  stretch(from, picture.duration, skipped, place.right() + 100.0);
 }
 
 void StepView::draw_legend(QPainter& painter) {
@@ -364,7 +383,9 @@ void StepView::draw_selection(QPainter& painter) {
 
 void StepView::draw_hover(QPainter& painter) {
   const QRect plot = places().plot;
-  if (!hover_ || !plot.contains(*hover_) || columns_.empty()) return;
+  if (!hover_) return;
+  if (const auto lane = lane_at(*hover_)) return draw_lane_hover(painter, *lane);
+  if (!plot.contains(*hover_) || columns_.empty()) return;
   const auto at = static_cast<std::size_t>(std::clamp<double>((hover_->x() - plot.left()) * static_cast<double>(columns_.size()) / plot.width(), 0, static_cast<double>(columns_.size()) - 1));
   const StackedSeries::Column& column = columns_[at];
   painter.setPen(QPen(look_.theme.faint, 1, Qt::DotLine));
@@ -375,6 +396,29 @@ void StepView::draw_hover(QPainter& painter) {
   for (auto it = kStackOrder.rbegin(); it != kStackOrder.rend(); ++it)
     if (const std::int64_t bytes = column.stack[static_cast<std::size_t>(*it)]; bytes > 0)
       lines.emplace_back(QString::fromStdString(category_words(*it, look_.language) + "  " + format_gib(Bytes(bytes))), QColor::fromRgb(look_.theme.palette[static_cast<std::size_t>(*it)]));
+  draw_note(painter, lines);
+}
+
+void StepView::draw_lane_hover(QPainter& painter, std::size_t index) {
+  const StreamLane& lane = plan_->picture.lanes[index];
+  const SimTime at = time_at(hover_->x());
+  std::vector<std::pair<QString, QColor>> lines;
+  lines.emplace_back(look_.name(name_of(lane.lane)) + "   " + QString::fromStdString(time_words(*plan_, at, look_.language)), look_.theme.text);
+  if (const LaneWork* work = work_at(lane, at)) {
+    const bool ours = plan_->ours.has_value();
+    const QString place = QString::fromStdString(place_words(*plan_, ours ? work->index : plan_->timeline->work[work->index].instant, look_.language));
+    const QString name = ours ? QString() : QString::fromUtf8(plan_->timeline->work[work->index].name) + " · ";
+    lines.emplace_back(name + QString::fromStdString(format_seconds(seconds(work->time.end - work->time.begin))), look_.theme.faint);
+    lines.emplace_back(place, QColor());
+  } else {
+    lines.emplace_back(look_("idle"), look_.theme.faint);
+  }
+  draw_note(painter, lines);
+}
+
+// The first line in ink, the second faint; the others with a square of their colour, where they have one.
+void StepView::draw_note(QPainter& painter, const std::vector<std::pair<QString, QColor>>& lines) {
+  const QRect plot = places().plot;
   int width = 0;
   for (const auto& line : lines) width = std::max(width, painter.fontMetrics().horizontalAdvance(line.first) + 34);
   const int row = painter.fontMetrics().height() + 1, height = row * static_cast<int>(lines.size()) + 10;
@@ -388,9 +432,10 @@ void StepView::draw_hover(QPainter& painter) {
   painter.drawRect(QRect(x, y, width, height));
   for (std::size_t i = 0; i < lines.size(); ++i) {
     const int top = y + 5 + row * static_cast<int>(i);
-    if (i >= 2) painter.fillRect(QRect(x + 8, top + row / 2 - 5, 9, 9), lines[i].second);
+    const bool square = i >= 2 && lines[i].second.isValid();
+    if (square) painter.fillRect(QRect(x + 8, top + row / 2 - 5, 9, 9), lines[i].second);
     painter.setPen(i == 1 ? look_.theme.faint : look_.theme.text);
-    painter.drawText(QRect(x + (i >= 2 ? 23 : 8), top, width, row), Qt::AlignVCenter, lines[i].first);
+    painter.drawText(QRect(x + (square ? 23 : 8), top, width, row), Qt::AlignVCenter, lines[i].first);
   }
 }
 

@@ -50,7 +50,7 @@ class StepView : public QWidget {
   };
   const Places& places() const { return places_; }
   void place_parts();
-  std::vector<Stream> lane_streams() const;
+  std::optional<std::size_t> lane_at(QPoint point) const;
   double x_of(SimTime time) const;
   SimTime time_at(double x) const;
   double y_of(std::int64_t bytes) const;
@@ -66,12 +66,14 @@ class StepView : public QWidget {
   void draw_times(QPainter& painter);
   void draw_legend(QPainter& painter);
   void draw_selection(QPainter& painter);
+  void draw_repeats(QPainter& painter);
   void draw_hover(QPainter& painter);
+  void draw_lane_hover(QPainter& painter, std::size_t lane);
+  void draw_note(QPainter& painter, const std::vector<std::pair<QString, QColor>>& lines);
 
   const Look& look_;
   std::shared_ptr<const Answered> plan_, ghost_, preview_;
-  Places places_;               ///< of this size and plan
-  std::vector<Stream> streams_;  ///< lanes that the plan uses
+  Places places_;  ///< of this size and plan
   SimTime from_, to_;
   std::size_t selected_ = 0;
   std::optional<QPoint> hover_;

@@ -49,6 +49,15 @@ for screen in 2:map 3:compare 4:run; do
   [ "$(convert "$shots/$previous.png" "$shots/${screen#*:}.png" -metric AE -compare -format '%[distortion]' info:)" != 0 ] || fail "${screen#*:} shows nothing of its own"
   previous=${screen#*:}
 done
+# The map of an engine that the allocator serves comes from a thread of its own; a click says what lies beside a block, Escape takes it back.
+key ctrl+2
+sleep 0.5
+shot blocks
+xdotool mousemove --window "$window" 500 480 click 1
+sleep 0.4
+shot neighbours
+[ "$(convert "$shots/blocks.png" "$shots/neighbours.png" -metric AE -compare -format '%[distortion]' info:)" != 0 ] || fail "a click on the map says nothing"
+key Escape
 key ctrl+1
 key ctrl+shift+p
 xdotool type "undo"

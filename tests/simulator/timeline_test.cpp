@@ -214,6 +214,74 @@ TEST_CASE("a run that dies says where, of what, and what an endless device would
   CHECK(timeline_html(whole, {"", ""}).find("Tried to allocate") != std::string::npos);
 }
 
+TEST_CASE("every block lies in exactly one segment of its stream, blocks never overlap, and segments are what is taken", "[property]") {
+  std::vector<Question> questions;
+  for (const Question& q : all_engines())
+    if (q.plan.engine != Engine::zeroplan) questions.push_back(q);
+  for (const auto& [engine, stage] : {std::pair(Engine::deepspeed, 3), {Engine::deepspeed, 2}, {Engine::fsdp2, 3}, {Engine::fsdp1, 3}, {Engine::ddp, 0}}) {
+    questions.push_back(with(question(engine, stage), {{"accumulate", 16}, {"micro_batch", 2}}));
+    questions.push_back(with(question(engine, stage), {{"accumulate", 9}, {"checkpoint", "none"}, {"expandable_segments", true}}));
+  }
+  questions.push_back(with(question(Engine::deepspeed, 3), {{"accumulate", 40}, {"loss", "fused"}}));
+  questions.push_back(does_not_fit());
+  for (Question q : questions)
+    for (const bool small : {false, true}) {
+      if (small) q.cluster.device.capacity_bytes = Bytes(std::int64_t{13} << 30);  // the cache is emptied on the way
+      for (const Span span : {Span::steady, Span::first, Span::whole}) {
+        INFO(plan_to_json(q).dump() << " span " << static_cast<int>(span));
+        const Timeline t = timeline_of(q, span, EmulatedDevice::gpu, Detail::addresses);
+        const bool emptied = predict(q).cache_emptied > 0;
+        CHECK(t.workspaces.size() == 2);  // of the forward thread and of autograd's
+        const std::size_t instants = t.instants.size();
+        struct Block {
+          std::int64_t bytes = 0;
+          Stream stream = Stream::compute;
+        };
+        std::vector<std::vector<std::pair<bool, TimelineStretch>>> born(instants), gone(instants);  // true: a block
+        const auto add = [&](bool block, const TimelineStretch& s) {
+          REQUIRE(s.birth < instants);
+          REQUIRE(s.birth <= s.death);
+          born[s.birth].push_back({block, s});
+          if (s.death < instants) gone[s.death].push_back({block, s});
+        };
+        for (const TimelineStretch& s : t.segments) add(false, s);
+        for (const TimelineStretch& s : t.workspaces) add(true, s);
+        for (const TimelineTensor& tensor : t.tensors) {
+          REQUIRE(tensor.address);
+          REQUIRE(*tensor.block_bytes >= tensor.bytes);
+          add(true, {*tensor.address, *tensor.block_bytes, tensor.stream, tensor.birth, tensor.death});
+        }
+        std::array<std::map<std::int64_t, Block>, 2> live;  // segments, blocks by address
+        const auto lies_in_a_segment = [&](std::int64_t address, const Block& block) {
+          const auto after = live[0].upper_bound(address);
+          if (after == live[0].begin()) return false;
+          const auto& [start, segment] = *std::prev(after);
+          return address + block.bytes <= start + segment.bytes && segment.stream == block.stream;
+        };
+        std::int64_t in_segments = 0;
+        for (std::size_t i = 0; i < instants; ++i) {
+          bool moved = i > 0 && std::any_of(gone[i - 1].begin(), gone[i - 1].end(), [](const auto& s) { return !s.first; });
+          for (const auto& [is_block, s] : born[i]) {
+            const auto [place, fresh] = live[is_block].emplace(s.address.value(), Block{s.bytes.value(), s.stream});
+            REQUIRE(fresh);
+            REQUIRE((place == live[is_block].begin() || std::prev(place)->first + std::prev(place)->second.bytes <= place->first));
+            REQUIRE((std::next(place) == live[is_block].end() || place->first + place->second.bytes <= std::next(place)->first));
+            if (!is_block) in_segments += s.bytes.value(), moved = true;
+          }
+          for (const auto& [is_block, s] : born[i])
+            if (is_block) REQUIRE(lies_in_a_segment(s.address.value(), {s.bytes.value(), s.stream}));
+          if (moved) REQUIRE(std::all_of(live[1].begin(), live[1].end(), [&](const auto& block) { return lies_in_a_segment(block.first, block.second); }));
+          REQUIRE(in_segments <= t.instants[i].taken->value());
+          if (!emptied) REQUIRE(in_segments == t.instants[i].taken->value());
+          for (const auto& [is_block, s] : gone[i]) {
+            live[is_block].erase(s.address.value());
+            if (!is_block) in_segments -= s.bytes.value();
+          }
+        }
+      }
+    }
+}
+
 TEST_CASE("our own engine's instants have the walk's times", "[unit]") {
   const Question q = question(Engine::zeroplan, 3);
   const Timeline t = with_device(q);

@@ -29,6 +29,7 @@ TEST_CASE("both languages of an entry take the same values, and no entry is twic
 TEST_CASE("every name that the planner hands to the window has a Chinese form") {
   for (int c = 0; c < kCategoryCount; ++c) REQUIRE(has_words(name_of(static_cast<Category>(c))));
   for (int s = 0; s < kStreamCount; ++s) REQUIRE(has_words(name_of(static_cast<Stream>(s))));
+  for (int l = 0; l < kLaneCount; ++l) REQUIRE(has_words(name_of(static_cast<Lane>(l))));
   for (const Phase phase : {Phase::init, Phase::forward, Phase::backward, Phase::step}) REQUIRE(has_words(name_of(phase)));
   for (const UnitKind unit : {UnitKind::embedding, UnitKind::block, UnitKind::head}) REQUIRE(has_words(name_of(unit)));
   Workbench workbench;

@@ -4,6 +4,7 @@
 #include <QComboBox>
 #include <QDragEnterEvent>
 #include <QDropEvent>
+#include <QHelpEvent>
 #include <QLabel>
 #include <QLineEdit>
 #include <QListWidget>
@@ -13,12 +14,14 @@
 #include <QStatusBar>
 #include <QTabWidget>
 #include <QTemporaryDir>
+#include <QToolTip>
 #include <QtTest>
 
 #include <nlohmann/json.hpp>
 
 #include "gui/views/command_palette.h"
 #include "gui/views/main_window.h"
+#include "gui/views/map_view.h"
 #include "gui/views/plan_screen.h"
 #include "gui/views/run_screen.h"
 #include "gui/views/step_view.h"
@@ -168,6 +171,97 @@ class WindowTest : public QObject {
           QCOMPARE(picture.pixelColor(4, picture.height() - 4).lightness() < 128, dark);
         }
       }
+  }
+
+  void another_engine_on_the_map_shows_the_segments_of_its_allocator() {
+    Fixture f;
+    auto* map = f.window.findChild<MapView*>("map_view");
+    QVERIFY(map->map() == nullptr);  // a hidden map is not made
+    f.window.show_screen(Screen::map);
+    QVERIFY(map->is_current());
+    QVERIFY(map->map()->segments.empty());
+    QCOMPARE(map->map()->height_bytes, f.session.now().prediction.must_fit.value());
+    const QImage ours = map->grab().toImage();
+    for (const Engine engine : {Engine::deepspeed, Engine::fsdp2}) {
+      f.session.choose_engine(engine, f.session.new_gesture());
+      QVERIFY(!map->is_current());
+      map->grab();  // of the plan before, while the other's is made
+      QTRY_VERIFY(map->is_current());
+      QVERIFY(map->map()->segments.size() > 10);
+      QVERIFY(map->map()->gaps.size() > 10);
+      QCOMPARE(map->map()->height_bytes, f.session.now().prediction.must_fit.value());
+      QVERIFY(map->grab().toImage() != ours);
+    }
+    f.session.choose_engine(Engine::zeroplan, f.session.new_gesture());
+    QVERIFY(map->is_current());
+    QVERIFY(map->map()->segments.empty());
+  }
+
+  void moves_on_the_map_end_at_the_last_one() {
+    Fixture f(Engine::deepspeed);
+    f.window.show_screen(Screen::map);
+    auto* map = f.window.findChild<MapView*>("map_view");
+    const int gesture = f.session.new_gesture();
+    for (int seq = 1024; seq <= 8192; seq += 1024) {
+      f.session.change("seq", std::to_string(seq), gesture);
+      QCoreApplication::processEvents();
+    }
+    QTRY_VERIFY(map->is_current());
+    QCOMPARE(map->map()->height_bytes, f.session.now().prediction.must_fit.value());
+    f.window.show_screen(Screen::plan);
+    f.session.change("seq", "2048", f.session.new_gesture());
+    QCoreApplication::processEvents();
+    QVERIFY(!map->is_current());
+    f.window.show_screen(Screen::map);
+    QTRY_VERIFY(map->is_current());
+  }
+
+  void a_click_on_the_map_says_what_lies_beside_a_block_and_keys_go_there() {
+    for (const Engine engine : {Engine::zeroplan, Engine::deepspeed}) {
+      Fixture f(engine);
+      f.window.show_screen(Screen::map);
+      auto* map = f.window.findChild<MapView*>("map_view");
+      QTRY_VERIFY(map->is_current());
+      for (int y = map->height() / 2; y < map->height() && map->note().isEmpty(); y += 7) QTest::mouseClick(map, Qt::LeftButton, Qt::NoModifier, QPoint(map->width() / 3, y));
+      QVERIFY2(map->note().contains("above: "), qPrintable(map->note()));
+      QVERIFY(map->note().contains("below: "));
+      QVERIFY(map->note().contains(engine == Engine::zeroplan ? "read" : "segment of"));
+      QCOMPARE(map->accessibleDescription(), map->note());
+      map->grab();
+      QSet<QString> named;
+      for (int y = 0; y < map->height(); y += 3) {
+        const QPoint at(map->width() / 2, y);
+        QHelpEvent help(QEvent::ToolTip, at, map->mapToGlobal(at));
+        QApplication::sendEvent(map, &help);
+        named.insert(QToolTip::text());
+      }
+      QVERIFY(named.size() > 5);
+      QTest::keyClick(map, Qt::Key_Down);
+      QTest::keyClick(map, Qt::Key_Up);
+      QTest::keyClick(map, Qt::Key_Up);
+      QTest::keyClick(map, Qt::Key_Down);
+      QVERIFY(!map->note().isEmpty());
+      QTest::keyClick(map, Qt::Key_Escape);
+      QVERIFY(map->note().isEmpty());
+    }
+  }
+
+  void emulated_engines_have_lanes_and_mark_equal_micro_batches() {
+    Fixture f(Engine::deepspeed);
+    StepView* view = f.window.plan_screen()->step_view();
+    QVERIFY(f.session.now().picture.lanes.size() >= 4);
+    QVERIFY(!view->spoken().contains("×"));
+    f.session.change("accumulate", "32", f.session.new_gesture());
+    QVERIFY2(view->spoken().contains("×30 micro batches"), qPrintable(view->spoken()));
+    QVERIFY(view->accessibleName().contains("×30"));
+    for (int y = view->height() / 2; y < view->height(); y += 4) {  // over plot, phases, lanes and axis
+      QTest::mouseMove(view, QPoint(view->width() / 2, y));
+      view->grab();
+    }
+    view->zoom(1e6, 0.5);
+    view->grab();
+    f.session.change("offload_optimizer", "cpu", f.session.new_gesture());
+    view->grab();
   }
 
   void table_models_keep_their_promises() {
