@@ -5,8 +5,15 @@ set -euo pipefail
 cd "$(dirname "$0")"
 . .ci/install.sh
 install_packages bible-kjv bible-kjv-text
+# The window where this system has Qt 6.
+apt-cache show qt6-base-dev > /dev/null 2>&1 && install_packages qt6-base-dev
 install_torch
 build release zeroplan zeroplan-run
+has_window=no
+if grep -q '^build .*bin/zeroplan-gui' build/release/build.ninja; then
+  build release zeroplan-gui
+  has_window=yes
+fi
 bin=build/release/bin
 work=build/quickstart
 mkdir -p "$work"
@@ -26,3 +33,8 @@ bible -f 'Genesis 1:1-Revelation 22:21' > "$work/kjv.txt"
 sed -n 1,7p "$work/fit.txt"
 "$bin/zeroplan" run "$work/kjv-plan.json" --data "$work/kjv.tokens" --steps "${ZEROPLAN_QUICKSTART_STEPS:-150}" --warmup-steps 15 --cosine --log "$work/run.jsonl"
 say "next: $bin/zeroplan prove $work/kjv-plan.json    or    $bin/zeroplan fit --help"
+if [ "$has_window" = yes ]; then
+  say "the window: $bin/zeroplan gui"
+else
+  say "no window: Qt 6 was not found here (package qt6-base-dev); everything above works without it"
+fi

@@ -16,7 +16,7 @@ int gui(const std::vector<std::string>& words) {
   if (!path) throw EnvironmentError("zeroplan-gui is not built: apt install qt6-base-dev, then configure and build again");
   const auto set = [](const char* name) { const char* value = std::getenv(name); return value != nullptr && *value != 0; };
   if (!set("DISPLAY") && !set("WAYLAND_DISPLAY") && !set("QT_QPA_PLATFORM"))
-    throw EnvironmentError("there is no display here. zeroplan timeline draws the step on the terminal; or write a plan with zeroplan fit --save plan.json and open it on your own machine: zeroplan gui plan.json");
+    throw EnvironmentError("no display can be used here. `zeroplan timeline MODEL --on CLUSTER -o step.html` writes the picture as a page for a browser; or write a plan with zeroplan fit --save plan.json and open it on your own machine: zeroplan gui plan.json");
   std::vector<char*> argv{const_cast<char*>(path->c_str())};
   for (const std::string& word : words) argv.push_back(const_cast<char*>(word.c_str()));
   argv.push_back(nullptr);

@@ -82,7 +82,7 @@ int run_program(int argc, char** argv) {
   timeline_command->add_option("--width", timeline_options.width, "columns of the picture")->check(CLI::Range(20, 1000));
   timeline_command->callback([&] { command = [&] { return timeline(timeline_options); }; });
 
-  CLI::App* gui_command = app.add_subcommand("gui", "open the window (zeroplan-gui) on the words of zeroplan fit, or a plan.json");
+  CLI::App* gui_command = app.add_subcommand("gui", "open the window (zeroplan-gui) on the words of zeroplan fit, or on files: plan.json, config.json, DeepSpeed JSON, session, memory snapshot, trace, log");
   gui_command->allow_extras();
   gui_command->callback([&] { command = [&] { return gui(gui_command->remaining()); }; });
 

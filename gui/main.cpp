@@ -1,10 +1,13 @@
-// zeroplan-gui: the window. Arguments: [FILE | the words of `zeroplan fit`] [--lang en|zh] [--dark] [--screen plan|map|compare|run] [--tab N]
-// [--size WxH] [--before "the words of the plan before"] [--screenshot FILE.png] [--bench]. Exit codes as of zeroplan: 2 usage, 3 file, 4 no display, 70 our own mistake.
+// zeroplan-gui: the window. Arguments: [FILES] [the words of `zeroplan fit`] [--lang en|zh] [--dark] [--screen plan|map|compare|run] [--tab N]
+// [--size WxH] [--before "the words of the plan before"] [--screenshot FILE.png|FILE.svg] [--bench]. Exit codes as of zeroplan: 2 usage, 3 file, 4 no display, 70 our own mistake.
 #include <QApplication>
 #include <QElapsedTimer>
 #include <QTabWidget>
 #include <QTimer>
+#include <algorithm>
 #include <cstdlib>
+#include <filesystem>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <vector>
@@ -28,11 +31,11 @@ constexpr const char* kFirstCluster = "8xa100-80g";
 constexpr int kSettleMs = 400;  // until fixes are found and drawn
 
 struct Options {
-  std::string question;  ///< what is left: words of `zeroplan fit`, or one file
-  std::string file;
+  std::string question;            ///< what is left: words of `zeroplan fit`
+  std::vector<std::string> files;  ///< to open
   std::string screenshot, before;
   QSize size{1280, 800};
-  Screen screen = Screen::plan;
+  std::optional<Screen> screen;
   int tab = 0;
   Language language = Language::english;
   bool dark = false, bench = false;
@@ -45,8 +48,27 @@ QSize size_of_text(const std::string& text) {
   return {width, height};
 }
 
+bool ends_with_any(const std::string& word, std::initializer_list<const char*> endings) {
+  return std::any_of(endings.begin(), endings.end(), [&](const char* ending) { return word.ends_with(ending); });
+}
+
+// What to open, and the question beside it: files alone are opened; beside a question only what can be no word of it. One word that is neither is a model.
+void take_files(Options& out, const std::vector<std::string>& words) {
+  const auto is_file = [](const std::string& word) {
+    std::error_code error;
+    return std::filesystem::is_regular_file(word, error) || ends_with_any(word, {".json", ".jsonl", ".log", ".pickle", ".pkl"});
+  };
+  const bool only_files = std::all_of(words.begin(), words.end(), is_file);
+  for (const std::string& word : words) {
+    if (only_files || (!word.starts_with("--") && ends_with_any(word, {".jsonl", ".log", ".pickle", ".pkl"}))) out.files.push_back(word);
+    else out.question += (out.question.empty() ? "" : " ") + quoted(word);
+  }
+  if (words.size() == 1 && !only_files && !words[0].starts_with("--")) out.question += std::string(" --on ") + kFirstCluster;
+}
+
 Options options_of(const std::vector<std::string>& words) {
   Options out;
+  std::vector<std::string> left;
   for (std::size_t i = 0; i < words.size(); ++i) {
     const auto value = [&]() -> const std::string& {
       if (i + 1 == words.size()) throw UsageError(words[i] + " needs a value");
@@ -62,13 +84,12 @@ Options options_of(const std::vector<std::string>& words) {
     else if (words[i] == "--screen") {
       const std::optional<Screen> screen = screen_of(QString::fromStdString(value()));
       if (!screen) throw UsageError(words[i] + ": the screens are plan, map, compare and run");
-      out.screen = *screen;
-    } else if (words.size() == 1 || (!words[i].starts_with("--") && (words[i].ends_with(".json") || words[i].ends_with(".jsonl")) && out.question.empty())) {
-      out.file = words[i];
+      out.screen = screen;
     } else {
-      out.question += (out.question.empty() ? "" : " ") + quoted(words[i]);
+      left.push_back(words[i]);
     }
   }
+  take_files(out, left);
   return out;
 }
 
@@ -79,6 +100,30 @@ Asked first_question(const std::string& words) {
   return std::get<Asked>(parsed);
 }
 
+// Of the exception that is being handled: its sentence, and the exit code.
+int print_failure() {
+  const Failure failure = current_failure();
+  fmt::print(stderr, "zeroplan-gui: {}\n", failure.message);
+  return failure.code;
+}
+
+constexpr const char* kNoDisplay =
+    "no display can be used here{}. `zeroplan timeline MODEL --on CLUSTER -o step.html` writes the picture as a page for a browser, or open your plan.json with zeroplan-gui on your own machine";
+
+// Qt ends the program where the display does not answer, is not allowed or has no plugin; it says why just before.
+void end_without_display(QtMsgType kind, const QMessageLogContext&, const QString& text) {
+  static std::string reason;
+  if (kind != QtFatalMsg) {
+    if (reason.empty() && kind != QtDebugMsg && kind != QtInfoMsg) reason = " (" + text.toStdString() + ")";
+    return;
+  }
+  try {
+    throw EnvironmentError(fmt::format(fmt::runtime(kNoDisplay), reason));
+  } catch (...) {
+    std::_Exit(print_failure());
+  }
+}
+
 bool has_display(const Options& options) {
   if (!options.screenshot.empty() || options.bench || std::getenv("QT_QPA_PLATFORM") != nullptr) return true;
   return std::getenv("DISPLAY") != nullptr || std::getenv("WAYLAND_DISPLAY") != nullptr;
@@ -87,35 +132,39 @@ bool has_display(const Options& options) {
 int run(int argc, char** argv) {
   QElapsedTimer started;
   started.start();
-  Options options = options_of({argv + 1, argv + argc});
+  const Options options = options_of({argv + 1, argv + argc});
   if (!has_display(options))
-    throw EnvironmentError("there is no display here. `zeroplan timeline MODEL --on CLUSTER -o step.json` writes the picture for a browser, or open your plan.json with zeroplan-gui on your own machine");
+    throw EnvironmentError(fmt::format(fmt::runtime(kNoDisplay), ""));
   if (!options.screenshot.empty() && std::getenv("QT_QPA_PLATFORM") == nullptr) qputenv("QT_QPA_PLATFORM", "offscreen");
+  const QtMessageHandler usual = qInstallMessageHandler(end_without_display);
   QApplication application(argc, argv);
+  qInstallMessageHandler(usual);
   QApplication::setApplicationName("zeroplan");
-  // A word that is no file on disk is a model.
-  const bool is_model = !options.file.empty() && !options.file.ends_with(".json") && !options.file.ends_with(".jsonl");
-  if (is_model) options.question = options.file + " --on " + kFirstCluster;
   PlanSession session(first_question(options.before.empty() ? options.question : options.before));
   if (!options.before.empty()) session.ask(first_question(options.question), session.new_gesture());
   MainWindow window(session, options.language, options.dark);
   window.resize(options.size);
-  if (!options.file.empty() && !is_model) window.open_file(QString::fromStdString(options.file));
-  if (options.screen != Screen::plan) window.show_screen(options.screen);
+  if (!options.bench)
+    for (const std::string& file : options.files) window.open_file(QString::fromStdString(file));
+  if (options.screen) window.show_screen(*options.screen);
   window.plan_screen()->tabs()->setCurrentIndex(options.tab);
   window.show();
   if (options.bench) {
     window.repaint();
-    return bench(window, session, static_cast<double>(started.nsecsElapsed()) * 1e-6);
+    return bench(window, session, options.files, static_cast<double>(started.nsecsElapsed()) * 1e-6);
   }
   if (options.screenshot.empty()) return QApplication::exec();
   int code = 0;
   const auto* map = window.findChild<MapView*>("map_view");
-  QTimer::singleShot(kSettleMs, &window, [&] {
-    while (map->isVisible() && !map->is_current()) QApplication::processEvents(QEventLoop::WaitForMoreEvents);
-    if (!window.grab().save(QString::fromStdString(options.screenshot))) code = 5;
+  QTimer settle;
+  QObject::connect(&settle, &QTimer::timeout, &window, [&] {
+    if (session.jobs().is_busy() || (map->isVisible() && !map->is_current())) return;
+    settle.stop();
+    const QString file = QString::fromStdString(options.screenshot);
+    if (!(file.endsWith(".svg") ? window.export_picture(file) : window.grab().save(file))) code = 5;
     QApplication::quit();
   });
+  settle.start(kSettleMs);
   QApplication::exec();
   if (code != 0) throw RunError(options.screenshot + ": could not be written");
   return 0;
@@ -127,8 +176,6 @@ int main(int argc, char** argv) {
   try {
     return run(argc, argv);
   } catch (...) {
-    const Failure failure = current_failure();
-    fmt::print(stderr, "zeroplan-gui: {}\n", failure.message);
-    return failure.code;
+    return print_failure();
   }
 }

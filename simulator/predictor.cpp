@@ -24,13 +24,16 @@ const Predictor::Known* Predictor::find(const Question& question) const {
   return at == known_.end() ? nullptr : &*at;
 }
 
-void Predictor::prepare(const std::vector<Question>& questions) {
+void Predictor::prepare(const std::vector<Question>& questions, std::stop_token stop) {
   std::vector<Known*> wanted;
   for (const Question& question : questions)
-    if (find(question) == nullptr) wanted.push_back(&known_.emplace_back(Known{question, std::nullopt}));
+    if (find(question) == nullptr) wanted.push_back(&known_.emplace_back(Known{question, std::nullopt, false}));
   std::atomic<std::size_t> next{0};
   const auto work = [&] {
-    for (std::size_t i = next++; i < wanted.size(); i = next++) wanted[i]->prediction = predict_if_possible(wanted[i]->question);
+    for (std::size_t i = next++; i < wanted.size() && !stop.stop_requested(); i = next++) {
+      wanted[i]->prediction = predict_if_possible(wanted[i]->question);
+      wanted[i]->is_made = true;
+    }
   };
   const std::size_t threads = std::min<std::size_t>(wanted.size(), std::max(1U, std::thread::hardware_concurrency()));
   std::vector<std::jthread> others;
@@ -40,7 +43,7 @@ void Predictor::prepare(const std::vector<Question>& questions) {
 
 const Prediction& Predictor::operator()(const Question& question) {
   const Known* known = find(question);
-  if (known == nullptr) known = &known_.emplace_back(Known{question, predict(question)});
+  if (known == nullptr) known = &known_.emplace_back(Known{question, predict(question), true});
   if (!known->prediction) (void)predict(question);  // throws what it threw
   return *known->prediction;
 }

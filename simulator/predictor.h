@@ -2,6 +2,7 @@
 #pragma once
 
 #include <list>
+#include <stop_token>
 #include <variant>
 #include <vector>
 
@@ -11,8 +12,8 @@ namespace zeroplan {
 
 class Predictor {
  public:
-  /// Makes what is not known yet, in parallel. Questions that throw do so again when they are asked for.
-  void prepare(const std::vector<Question>& questions);
+  /// Makes what is not known yet, in parallel. Questions that throw do so again when they are asked for. Once `stop` is requested no further one is begun.
+  void prepare(const std::vector<Question>& questions, std::stop_token stop = {});
 
   /// Throws what predict() throws. The reference stays valid.
   const Prediction& operator()(const Question& question);
@@ -21,6 +22,7 @@ class Predictor {
   struct Known {
     Question question;
     std::optional<Prediction> prediction;  ///< none: it throws
+    bool is_made = false;
   };
   const Known* find(const Question& question) const;
 

@@ -29,11 +29,12 @@ class Tries {
     tries_.push_back({change, question, changes_numerics});
   }
 
-  std::vector<Remedy> predicted(Predictor& predictor) const {
+  std::vector<Remedy> predicted(Predictor& predictor, const std::stop_token& stop) const {
     std::vector<Question> questions;
     for (const Try& t : tries_) questions.push_back(t.question);
-    predictor.prepare(questions);
+    predictor.prepare(questions, stop);
     std::vector<Remedy> out;
+    if (stop.stop_requested()) return out;
     for (const Try& t : tries_) out.push_back({t.change, predictor(t.question), t.changes_numerics});
     return out;
   }
@@ -92,11 +93,11 @@ double step_s(const Prediction& p) { return p.cost ? p.cost->step_s : 0; }
 
 }  // namespace
 
-std::vector<Remedy> ranked_remedies(const Prediction& from, Predictor& predictor, std::size_t most) {
+std::vector<Remedy> ranked_remedies(const Prediction& from, Predictor& predictor, std::size_t most, std::stop_token stop) {
   Tries tries(from);
   if (from.verdict == Verdict::does_not_fit) try_smaller(from, tries);
   else try_faster(from, tries);
-  std::vector<Remedy> found = tries.predicted(predictor);
+  std::vector<Remedy> found = tries.predicted(predictor, stop);
   std::erase_if(found, [&](const Remedy& r) {
     if (from.verdict == Verdict::does_not_fit) return r.prediction.must_fit >= from.must_fit && !fits(r);
     return !fits(r) || !r.prediction.cost || step_s(r.prediction) >= 0.99 * step_s(from);

@@ -18,7 +18,7 @@ struct Remedy {
   bool changes_numerics = false;
 };
 
-/// Those that fit first, fastest first (by peak where no time is known). Keeps the global batch. At most `most`.
-std::vector<Remedy> ranked_remedies(const Prediction& from, Predictor& predictor, std::size_t most = 5);
+/// Those that fit first, fastest first (by peak where no time is known). Keeps the global batch. At most `most`; none once `stop` is requested.
+std::vector<Remedy> ranked_remedies(const Prediction& from, Predictor& predictor, std::size_t most = 5, std::stop_token stop = {});
 
 }  // namespace zeroplan

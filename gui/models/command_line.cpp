@@ -313,6 +313,20 @@ Asked with_engine(const Asked& asked, Engine engine) {
   return asked_with(words, asked);
 }
 
+Asked with_deepspeed(const Asked& asked, const std::string& file) {
+  const Question& from = asked.question;
+  const json settings = read_json_file(file);
+  const auto is_open = [&](const char* key) { return !settings.contains(key) || !settings[key].is_number(); };
+  QuestionWords words = words_naming(asked.model_word, asked.cluster_word);
+  if (from.cluster.host_bytes) words.host_memory = std::to_string(from.cluster.host_bytes->value());
+  words.keys["deepspeed"] = file;
+  (void)words.question();  // what is wrong with the file is said as the file's
+  for (const char* key : {"seq", "num_layers", "checkpoint"}) keep_key(words, from, key);
+  if (is_open("train_micro_batch_size_per_gpu")) keep_key(words, from, "micro_batch");
+  if (is_open("gradient_accumulation_steps")) keep_key(words, from, "accumulate");
+  return asked_with(words, asked);
+}
+
 std::string key_text(const Question& question, std::string_view key) {
   const json value = get_key(question, key);
   if (value.is_string()) return value.get<std::string>();

@@ -35,6 +35,10 @@ Asked with_key(const Asked& asked, std::string_view key, const std::string& valu
 /// the stage where it has that too.
 Asked with_engine(const Asked& asked, Engine engine);
 
+/// The same model and cluster as a DeepSpeed JSON sets them (`--deepspeed FILE`); sequence, checkpoint and depth stay, the micro batch where the file leaves it open.
+/// Throws InputError or UsageError as the words do.
+Asked with_deepspeed(const Asked& asked, const std::string& file);
+
 std::string key_text(const Question& question, std::string_view key);  ///< as a word of the command line
 QuestionWords words_of(const Asked& asked);
 std::string print_command_line(const Asked& asked);

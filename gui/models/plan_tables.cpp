@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
-#include <map>
 
+#include "gui/models/row_index.h"
 #include "planner/core/format.h"
 #include "planner/ops/op_table.h"
 
@@ -14,7 +14,6 @@ namespace zeroplan::gui {
 namespace {
 
 Cell size_cell(std::int64_t bytes) { return {format_gib(Bytes(bytes)), static_cast<double>(bytes), 0, true}; }
-Cell signed_cell(std::int64_t bytes) { return {(bytes > 0 ? "+" : "") + format_gib(Bytes(bytes)), static_cast<double>(bytes), 0, true}; }
 Cell words_cell(std::string text, Pixel swatch = 0) { return {std::move(text), 0, swatch, false}; }
 Cell share_cell(std::int64_t part, std::int64_t whole) {
   const double ratio = whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0;
@@ -24,11 +23,6 @@ Cell share_cell(std::int64_t part, std::int64_t whole) {
 std::string unit_words(UnitKind unit, std::int64_t block, Language language) {
   if (language == Language::english) return unit_name(unit, block);
   return unit == UnitKind::block ? fmt::format("第 {} 层", block) : std::string(say_name(name_of(unit), language));
-}
-
-bool contains_ignoring_case(std::string_view text, std::string_view part) {
-  const auto same = [](char a, char b) { return std::tolower(static_cast<unsigned char>(a)) == std::tolower(static_cast<unsigned char>(b)); };
-  return std::search(text.begin(), text.end(), part.begin(), part.end(), same) != text.end();
 }
 
 // "block[3]", "head", "" of a Timeline or a Prediction.
@@ -98,12 +92,6 @@ std::string why_words(const Answered& a, const LifeSpan& life, Language language
 Category category_of(const Answered& a, const LifeSpan& life) {
   if (life.tensor) return a.timeline->tensors[*life.tensor].category;
   return life.storage ? a.ours->program.storages[*life.storage].category : Category::scratch;
-}
-
-// What instances of one kind are called together.
-std::string kind_name(const Answered& a, const LifeSpan& life) {
-  if (life.tensor) return a.timeline->tensors[*life.tensor].name;
-  return life.storage ? std::string(a.ours->program.storages[*life.storage].name) : "scratch";
 }
 
 // Where it runs out of memory, what the host has not, what was passed over: of an emulated engine only.
@@ -245,42 +233,6 @@ Table fixes_table(const std::vector<Remedy>& fixes, const Answered& from, Langua
             static_cast<std::int64_t>(i)};
     out.rows.push_back(std::move(row));
   }
-  return out;
-}
-
-Table compare_table(const Answered& a, const Answered& b, const Palette& palette, Language language) {
-  const auto head = [&](Text text) { return std::string(say(text, language)); };
-  Table out{{head("Name"), head("Plan A"), head("Plan B"), head("B − A")}, {}};
-  const auto add = [&](Cell name, std::int64_t in_a, std::int64_t in_b) { out.rows.push_back({{std::move(name), size_cell(in_a), size_cell(in_b), signed_cell(in_b - in_a)}, "", -1}); };
-  const double step_a = a.step_s(), step_b = b.step_s();
-  add(words_cell(a.ours && b.ours ? head("arena") : head("must fit")), a.prediction.must_fit.value(), b.prediction.must_fit.value());
-  add(words_cell(head("peak")), a.prediction.whole.requested.value(), b.prediction.whole.requested.value());
-  out.rows.push_back({{words_cell(head("step time")), {format_seconds(step_a), step_a, 0, true}, {format_seconds(step_b), step_b, 0, true},
-                       {(step_b > step_a ? "+" : "") + format_seconds(step_b - step_a), step_b - step_a, 0, true}}, "", -1});
-  const Stack stack_a = a.picture.memory.stack_after(a.picture.peak_event), stack_b = b.picture.memory.stack_after(b.picture.peak_event);
-  for (auto it = kStackOrder.rbegin(); it != kStackOrder.rend(); ++it) {
-    const auto c = static_cast<std::size_t>(*it);
-    if (stack_a[c] != 0 || stack_b[c] != 0) add(words_cell(category_words(*it, language), palette[c]), stack_a[c], stack_b[c]);
-  }
-  struct Both {
-    std::int64_t a = 0, b = 0;
-    Category category = Category::scratch;
-  };
-  std::map<std::string, Both> storages;
-  const auto collect = [&](const Answered& from, std::int64_t Both::*side) {
-    for (const std::size_t index : alive_at(from.picture, from.picture.peak_event)) {
-      const LifeSpan& life = from.picture.lives[index];
-      Both& both = storages[kind_name(from, life)];
-      both.*side += life.bytes;
-      both.category = category_of(from, life);
-    }
-  };
-  collect(a, &Both::a);
-  collect(b, &Both::b);
-  std::vector<std::pair<std::string, Both>> sorted(storages.begin(), storages.end());
-  std::erase_if(sorted, [](const auto& entry) { return entry.second.a == entry.second.b; });
-  std::stable_sort(sorted.begin(), sorted.end(), [](const auto& x, const auto& y) { return std::abs(x.second.b - x.second.a) > std::abs(y.second.b - y.second.a); });
-  for (const auto& [name, both] : sorted) add(words_cell("  " + name, palette[static_cast<std::size_t>(both.category)]), both.a, both.b);
   return out;
 }
 

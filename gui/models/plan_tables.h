@@ -1,4 +1,4 @@
-// What the Plan and Compare screens say in words and tables, in either language, without widgets.
+// What the Plan screen says in words and tables, in either language, without widgets.
 #pragma once
 
 #include "gui/models/raster.h"
@@ -34,7 +34,5 @@ Table breakdown_table(const Answered& answered, std::size_t event, const Palette
 /// Columns: change, peak, step against the plan's, ✓ fits, ~ tight or ✗ does not. Tag: index into fixes.
 Table fixes_table(const std::vector<Remedy>& fixes, const Answered& from, Language language);
 std::string change_words(const KeyChange& change);
-/// Columns: what, A, B, B − A; first the whole, then categories at the peaks, then storages by name (largest difference first).
-Table compare_table(const Answered& a, const Answered& b, const Palette& palette, Language language);
 
 }  // namespace zeroplan::gui

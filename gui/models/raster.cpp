@@ -13,11 +13,13 @@ struct Change {
   Pixel colour = 0;
 };
 
+constexpr double kGib = 1 << 30;
+
 std::int64_t round_step(double least, double unit) {
   double step = unit;
   for (;;)
     for (const double factor : {1.0, 2.0, 5.0}) {
-      if (step * factor >= least) return static_cast<std::int64_t>(step * factor);
+      if (step * factor >= least) return static_cast<std::int64_t>(std::ceil(step * factor));
       if (factor == 5.0) step *= 10;
     }
 }
@@ -66,6 +68,8 @@ void raster(std::span<const StackedSeries::Column> columns, const RasterStyle& s
 
 std::int64_t byte_tick(std::int64_t top_bytes, int most) {
   const double least = static_cast<double>(std::max<std::int64_t>(top_bytes, 1)) / std::max(most, 1);
+  // Sizes from a tenth of a GiB on are written in GiB (format_gib), smaller ones in the unit they reach.
+  if (least > 0.05 * kGib) return round_step(least, 0.1 * kGib);
   double unit = 1;
   while (unit * 1024 <= least * 2) unit *= 1024;
   return round_step(least, unit);

@@ -30,7 +30,7 @@ int row_of(std::int64_t bytes, const RasterStyle& style);
 /// Fills `pixels` (columns.size() × height, row by row).
 void raster(std::span<const StackedSeries::Column> columns, const RasterStyle& style, std::span<Pixel> pixels);
 
-/// A round step for an axis of sizes, so that [0, top] has at most `most` of them: 1, 2 or 5 × 2^10n × 10^k as people read them.
+/// A round step for an axis of sizes, so that [0, top] has at most `most` of them: 1, 2 or 5 × 10^k of the unit that people read.
 std::int64_t byte_tick(std::int64_t top_bytes, int most);
 /// The same for times: 1, 2 or 5 × 10^n nanoseconds.
 std::int64_t time_tick(std::int64_t span_ns, int most);

@@ -36,6 +36,7 @@ void StackedSeries::add(SimTime time, Category category, std::int64_t delta_byte
   deltas_bytes_.push_back(delta_bytes);
   categories_.push_back(static_cast<std::uint8_t>(category));
   last_[static_cast<std::size_t>(category)] += delta_bytes;
+  has_[static_cast<std::size_t>(category)] |= delta_bytes != 0;
 }
 
 void StackedSeries::finish(SimTime end) {

@@ -28,6 +28,8 @@ class StackedSeries {
 
   std::size_t size() const { return times_ns_.size(); }
   bool empty() const { return times_ns_.empty(); }
+  /// Whether there ever is any of it.
+  bool has(Category category) const { return has_[static_cast<std::size_t>(category)]; }
   SimTime time(std::size_t event) const { return SimTime(times_ns_[event]); }
   SimTime end() const { return end_; }
   Stack stack_after(std::size_t event) const;
@@ -63,6 +65,7 @@ class StackedSeries {
   std::vector<Stack> before_block_;
   std::vector<std::vector<Highest>> pyramid_;  // [level][node]: 2^level blocks
   Stack last_{};
+  std::array<bool, kCategoryCount> has_{};
   SimTime end_;
 };
 

@@ -12,14 +12,17 @@ std::string field(const std::string& text) {
 
 }  // namespace
 
+std::string csv_line(const std::vector<Cell>& cells) {
+  std::string out;
+  for (std::size_t i = 0; i < cells.size(); ++i) out += (i ? "," : "") + field(cells[i].text);
+  return out + "\r\n";
+}
+
 std::string csv_of(const Table& table) {
   std::string out;
   for (std::size_t i = 0; i < table.headers.size(); ++i) out += (i ? "," : "") + field(table.headers[i]);
   out += "\r\n";
-  for (const Row& row : table.rows) {
-    for (std::size_t i = 0; i < row.cells.size(); ++i) out += (i ? "," : "") + field(row.cells[i].text);
-    out += "\r\n";
-  }
+  for (const Row& row : table.rows) out += csv_line(row.cells);
   return out;
 }
 

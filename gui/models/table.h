@@ -27,6 +27,7 @@ struct Table {
 };
 
 /// RFC 4180: commas, CRLF, quotes doubled. Cells as shown.
+std::string csv_line(const std::vector<Cell>& cells);
 std::string csv_of(const Table& table);
 
 }  // namespace zeroplan::gui

@@ -92,9 +92,9 @@ std::vector<Remedy> Workbench::fixes(const Answered& from) {
   return out;
 }
 
-std::vector<Remedy> fixes_of_emulated(const Prediction& from) {
+std::vector<Remedy> fixes_of_emulated(const Prediction& from, std::stop_token stop) {
   Predictor predictor;
-  return ranked_remedies(from, predictor, kMostFixes);
+  return ranked_remedies(from, predictor, kMostFixes, std::move(stop));
 }
 
 void History::push(Asked asked, bool same_gesture) {

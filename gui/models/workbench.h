@@ -61,8 +61,8 @@ class Workbench {
   Cost cost_;
 };
 
-/// Changes of an emulated engine's settings. Takes many predictions: not for the thread that draws.
-std::vector<Remedy> fixes_of_emulated(const Prediction& from);
+/// Changes of an emulated engine's settings. Takes many predictions: not for the thread that draws. None once `stop` is requested.
+std::vector<Remedy> fixes_of_emulated(const Prediction& from, std::stop_token stop = {});
 
 /// The same answer with its addresses: verdict, spare and band follow the arena.
 void apply_arena(Answer& answer, Bytes arena, bool laid_out);

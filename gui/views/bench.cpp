@@ -3,12 +3,14 @@
 #include <QCoreApplication>
 #include <QElapsedTimer>
 #include <QSlider>
+#include <QThread>
 #include <algorithm>
 #include <random>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "gui/models/curve_tables.h"
 #include "gui/models/raster.h"
 #include "gui/views/look.h"
 #include "gui/views/main_window.h"
@@ -43,7 +45,8 @@ void bench_slider(MainWindow& window, PlanSession& session, const char* name) {
       slider->setValue(at);
       window.repaint();
       QCoreApplication::sendPostedEvents();
-      QCoreApplication::processEvents(QEventLoop::ExcludeUserInputEvents);
+      do QCoreApplication::processEvents(QEventLoop::ExcludeUserInputEvents);
+      while (session.is_answering());
       whole.ms.push_back(ms_of(timer));
       const Cost& cost = session.last_cost();
       compile.ms.push_back(cost.compile_ms);
@@ -139,14 +142,77 @@ void bench_frames(std::size_t events) {
              frame.part(0.5), frame.part(0.95), build_ms);
 }
 
+// A million rows: the index of one order, and of one filter.
+void bench_table(std::size_t rows) {
+  auto curve = std::make_shared<Curve>();
+  std::mt19937_64 random(11);
+  std::vector<std::uint32_t> all(rows);
+  for (std::uint32_t i = 0; i < rows; ++i) {
+    const auto bytes = static_cast<std::int64_t>(random() % (std::uint64_t{1} << 30));
+    curve->blocks.push_back({bytes, static_cast<std::int64_t>(random() % 3), i, i + static_cast<std::uint32_t>(random() % 1000), curve->strings.intern(fmt::format("function_{0} module.py:{0}", random() % 5000)), StringId{},
+                             kEmptyStack, static_cast<std::uint8_t>(random() % kCategoryCount)});
+    all[i] = i;
+  }
+  const BlocksSource source(curve, all, Palette{}, Language::english);
+  const char* const columns[] = {"size", "category", "stack frame", "stream", "born", "dies"};
+  for (int column = 0; column < 6; ++column) {
+    QElapsedTimer timer;
+    timer.start();
+    const std::size_t shown = rows_in_order(source, {column, true, {}}).size();
+    fmt::print("table {:>8} rows sorted by {:<12} {:5.1f} ms\n", shown, columns[column], ms_of(timer));
+  }
+  QElapsedTimer timer;
+  timer.start();
+  const std::size_t shown = rows_in_order(source, {0, true, "FUNCTION_77"}).size();
+  fmt::print("table {:>8} rows filtered to {} and sorted by size {:5.1f} ms\n", rows, shown, ms_of(timer));
+}
+
+// The longest time in which the window took no event while jobs were under way, painting included.
+double longest_gap_ms(PlanSession& session, const QString& lane = {}) {
+  double longest = 0;
+  while (lane.isEmpty() ? session.jobs().is_busy() : session.jobs().is_busy(lane)) {
+    QElapsedTimer timer;
+    timer.start();
+    QCoreApplication::processEvents(QEventLoop::AllEvents);
+    longest = std::max(longest, ms_of(timer));
+    QThread::msleep(1);
+  }
+  return longest;
+}
+
+void bench_jobs(MainWindow& window, PlanSession& session, const std::vector<std::string>& files) {
+  for (const std::string& file : files) {
+    longest_gap_ms(session);
+    QElapsedTimer timer;
+    timer.start();
+    window.open_file(QString::fromStdString(file));
+    const double gap = longest_gap_ms(session);
+    window.repaint();
+    fmt::print("file {}: shown after {:.0f} ms; longest gap of the event loop {:.1f} ms\n", file, ms_of(timer), gap);
+  }
+  longest_gap_ms(session);
+  QElapsedTimer slow;
+  slow.start();
+  session.ask(with_key(session.now().asked, "accumulate", "64"), session.new_gesture());
+  const double waited = ms_of(slow), gap = longest_gap_ms(session, "answer");
+  fmt::print("answer of accumulate 64: after {:.0f} ms; longest gap of the event loop {:.1f} ms\n", ms_of(slow), std::max(waited, gap));
+  auto* slider = window.findChild<QSlider*>("micro_batch");
+  slider->setValue(slider->value() + 1);
+  QElapsedTimer wait;
+  for (wait.start(); !session.jobs().is_busy("fixes") && wait.elapsed() < 2000;) QCoreApplication::processEvents();
+  fmt::print("fixes sought: longest gap of the event loop {:.1f} ms\n", longest_gap_ms(session));
+}
+
 }  // namespace
 
-int bench(MainWindow& window, PlanSession& session, double start_ms) {
+int bench(MainWindow& window, PlanSession& session, const std::vector<std::string>& files, double start_ms) {
   fmt::print("start to painted window: {:.0f} ms\n", start_ms);
   for (const char* slider : {"seq", "micro_batch", "accumulate", "gpus", "checkpoint", "prefetch_units", "loss_chunk_tokens"}) bench_slider(window, session, slider);
   bench_map(window, session);
   bench_lanes(window, session);
   for (const std::size_t events : {std::size_t{1'000'000}, std::size_t{10'000'000}}) bench_frames(events);
+  bench_table(1'000'000);
+  bench_jobs(window, session, files);
   return 0;
 }
 

@@ -1,111 +1,67 @@
 #include "gui/views/compare_screen.h"
 
+#include <QComboBox>
 #include <QHBoxLayout>
 #include <QLabel>
-#include <QPainter>
-#include <QPainterPath>
+#include <QLineEdit>
 #include <QPushButton>
+#include <QSignalBlocker>
+#include <QTabBar>
 #include <QVBoxLayout>
 #include <algorithm>
 
-#include "gui/models/raster.h"
 #include "gui/views/table_view.h"
 #include "planner/core/format.h"
 
 namespace zeroplan::gui {
-namespace {
-
-constexpr int kLeft = 78, kRight = 14, kTop = 12, kBetween = 30, kBottom = 24;
-
-std::vector<std::int64_t> totals(const Answered& plan, int width) {
-  std::vector<std::int64_t> out;
-  for (const auto& column : plan.picture.memory.columns(SimTime(), std::max(plan.picture.duration, SimTime(1)), width)) out.push_back(column.total_bytes);
-  return out;
-}
-
-}  // namespace
-
-OverlayView::OverlayView(const Look& look, QWidget* parent) : QWidget(parent), look_(look) { setMinimumSize(400, 260); }
-
-void OverlayView::set_plans(std::shared_ptr<const Answered> a, std::shared_ptr<const Answered> b) {
-  a_ = std::move(a);
-  b_ = std::move(b);
-  update();
-}
-
-void OverlayView::paintEvent(QPaintEvent*) {
-  QPainter painter(this);
-  painter.fillRect(rect(), look_.theme.base);
-  if (!a_ || !b_) return;
-  const int width_left = std::max(2, width() - kLeft - kRight), heights = std::max(2, height() - kTop - kBetween - kBottom);
-  const QRect over(kLeft, kTop, width_left, heights * 2 / 3), under(kLeft, over.bottom() + kBetween, width_left, heights / 3);
-  const std::vector<std::int64_t> a = totals(*a_, width_left), b = totals(*b_, width_left);
-  const Bytes capacity = std::max(a_->prediction.capacity, b_->prediction.capacity), arena = std::max(a_->prediction.must_fit, b_->prediction.must_fit);
-  const double top = 1.06 * static_cast<double>(std::max(capacity, arena).value());
-  const auto y_of = [&](std::int64_t bytes) { return over.bottom() - over.height() * static_cast<double>(bytes) / top; };
-  const std::int64_t tick = byte_tick(static_cast<std::int64_t>(top), std::max(2, over.height() / 50));
-  for (std::int64_t bytes = 0; static_cast<double>(bytes) < top; bytes += tick) {
-    painter.setPen(look_.theme.grid);
-    painter.drawLine(QPointF(over.left(), y_of(bytes)), QPointF(over.right(), y_of(bytes)));
-    painter.setPen(look_.theme.faint);
-    painter.drawText(QRectF(0, y_of(bytes) - 9, kLeft - 6, 18), Qt::AlignRight | Qt::AlignVCenter, bytes == 0 ? QString("0") : QString::fromStdString(format_gib(Bytes(bytes))));
-  }
-  const auto curve = [&](const std::vector<std::int64_t>& values, const QColor& colour, bool filled) {
-    QPainterPath path(QPointF(over.left(), y_of(values.front())));
-    for (std::size_t i = 1; i < values.size(); ++i) path.lineTo(over.left() + static_cast<double>(i), y_of(values[i]));
-    if (filled) {
-      QPainterPath area = path;
-      area.lineTo(over.right(), over.bottom());
-      area.lineTo(over.left(), over.bottom());
-      QColor paint = colour;
-      paint.setAlpha(50);
-      painter.fillPath(area, paint);
-    }
-    painter.setPen(QPen(colour, 1.6, filled ? Qt::SolidLine : Qt::DashLine));
-    painter.drawPath(path);
-  };
-  curve(b, look_.theme.accent, true);
-  curve(a, look_.theme.text, false);
-  painter.setPen(QPen(look_.theme.text, 1.4));
-  painter.drawLine(QPointF(over.left(), y_of(b_->prediction.usable.value())), QPointF(over.right(), y_of(b_->prediction.usable.value())));
-  painter.drawText(QRectF(over.left(), y_of(b_->prediction.usable.value()) - 18, over.width() - 4, 17), Qt::AlignRight | Qt::AlignVCenter, look_.filled("usable {}", {format_gib(b_->prediction.usable)}));
-
-  std::int64_t widest = 1;
-  for (std::size_t i = 0; i < a.size(); ++i) widest = std::max(widest, std::abs(b[i] - a[i]));
-  const double middle = under.center().y();
-  painter.setPen(look_.theme.faint);
-  painter.drawText(QRectF(under.left(), under.top() - 20, under.width(), 18), Qt::AlignLeft | Qt::AlignVCenter, look_("difference (B − A)"));
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    const double tall = (under.height() / 2.0) * static_cast<double>(b[i] - a[i]) / static_cast<double>(widest);
-    painter.fillRect(QRectF(under.left() + static_cast<double>(i), tall > 0 ? middle - tall : middle, 1, std::abs(tall)), tall > 0 ? look_.theme.bad : look_.theme.good);
-  }
-  painter.setPen(look_.theme.faint);
-  painter.drawLine(QPointF(under.left(), middle), QPointF(under.right(), middle));
-  painter.drawText(QRectF(0, under.top() - 2, kLeft - 6, 18), Qt::AlignRight | Qt::AlignVCenter, QString::fromStdString("+" + format_gib(Bytes(widest))));
-  painter.drawText(QRectF(0, under.bottom() - 16, kLeft - 6, 18), Qt::AlignRight | Qt::AlignVCenter, QString::fromStdString("-" + format_gib(Bytes(widest))));
-}
 
 CompareScreen::CompareScreen(PlanSession& session, const Look& look, QWidget* parent)
-    : QWidget(parent), session_(session), look_(look), head_(new QLabel), a_line_(new QLabel), b_line_(new QLabel), overlay_(new OverlayView(look)), table_(new TableView) {
+    : QWidget(parent), session_(session), look_(look), a_box_(new QComboBox), b_box_(new QComboBox), head_(new QLabel), a_line_(new QLabel), b_line_(new QLabel), table_head_(new QLabel), by_(new QTabBar),
+      filter_(new QLineEdit), view_(new CompareView(look)), table_(new TableView) {
   auto* swap_button = new QPushButton(look_("Swap"));
   auto* top = new QHBoxLayout;
-  top->addWidget(head_, 1);
+  const auto add_box = [&](const char* name, QComboBox* box, const QColor& colour) {
+    auto* label = new QLabel(QString("<b style='color:%1'>%2</b>").arg(colour.name(), QString(name).right(1).toUpper()));
+    box->setObjectName(name);
+    box->setSizeAdjustPolicy(QComboBox::AdjustToMinimumContentsLengthWithIcon);
+    box->setMinimumContentsLength(12);
+    top->addWidget(label);
+    top->addWidget(box, 1);
+  };
+  add_box("compare_a", a_box_, look_.theme.text);
   top->addWidget(swap_button);
-  for (QLabel* label : {a_line_, b_line_}) {
-    label->setTextInteractionFlags(Qt::TextSelectableByMouse);
-    label->setWordWrap(true);
-  }
+  add_box("compare_b", b_box_, look_.theme.accent);
+  for (QLabel* label : {a_line_, b_line_, head_, table_head_}) label->setWordWrap(true);
+  for (QLabel* label : {a_line_, b_line_}) label->setTextInteractionFlags(Qt::TextSelectableByMouse);
+  head_->setForegroundRole(QPalette::PlaceholderText);
   auto* left = new QVBoxLayout;
   left->addLayout(top);
-  left->addWidget(a_line_);
-  left->addWidget(b_line_);
-  left->addWidget(overlay_, 1);
-  auto* all = new QHBoxLayout(this);
-  all->addLayout(left, 3);
-  all->addWidget(table_, 2);
+  for (QLabel* label : {a_line_, b_line_, head_}) left->addWidget(label);
+  left->addWidget(view_, 1);
+  auto* right = new QVBoxLayout;
+  by_->setObjectName("compare_by");
+  by_->setDocumentMode(true);
+  for (const Text by : {Text("By category"), Text("By unit"), Text("By tensor")}) by_->addTab(look_(by));
+  filter_->setPlaceholderText(look_("filter by name"));
+  filter_->setClearButtonEnabled(true);
+  filter_->setObjectName("compare_filter");
   table_->setObjectName("compare");
-  table_->set_fitting();
+  table_->set_sortable(true);
+  table_->set_jobs(&session_.jobs(), look_("Sorting"), look_("Copying"));
+  right->addWidget(by_);
+  right->addWidget(table_head_);
+  right->addWidget(filter_);
+  right->addWidget(table_, 1);
+  auto* all = new QHBoxLayout(this);
+  all->addLayout(left, 4);
+  all->addLayout(right, 3);
+
   connect(swap_button, &QPushButton::clicked, this, &CompareScreen::swap);
+  connect(a_box_, &QComboBox::activated, this, [this](int i) { choose(a_box_->itemData(i).toString(), b_key_); });
+  connect(b_box_, &QComboBox::activated, this, [this](int i) { choose(a_key_, b_box_->itemData(i).toString()); });
+  connect(by_, &QTabBar::currentChanged, this, &CompareScreen::fill_table);
+  connect(filter_, &QLineEdit::textChanged, table_, [this](const QString& part) { table_->set_filter(part); });
+  connect(view_, &CompareView::selected, this, &CompareScreen::fill_table);
   connect(&session_, &PlanSession::answered, this, &CompareScreen::follow);
   follow();
 }
@@ -115,26 +71,123 @@ void CompareScreen::pin(std::shared_ptr<const Answered> plan) {
   follow();
 }
 
-void CompareScreen::swap() {
-  swapped_ = !swapped_;
+void CompareScreen::swap() { choose(b_key_, a_key_); }
+
+void CompareScreen::choose(QString a, QString b) {
+  a_key_ = std::move(a);
+  b_key_ = std::move(b);
+  view_->select(std::nullopt);
   follow();
+}
+
+void CompareScreen::add_quietly(const std::vector<std::shared_ptr<const Curve>>& curves) {
+  for (const auto& curve : curves) {
+    const auto same = std::find_if(opened_.begin(), opened_.end(), [&](const auto& other) { return other->label == curve->label; });
+    if (same != opened_.end()) *same = curve;
+    else opened_.push_back(curve);
+  }
+  follow();
+}
+
+void CompareScreen::add(const std::vector<std::shared_ptr<const Curve>>& curves) {
+  if (curves.empty()) return;
+  const auto is_file = [](const QString& key) { return key != kCompareNone && key != kCompareBefore && key != kCompareNow; };
+  const auto most = *std::max_element(curves.begin(), curves.end(), [](const auto& x, const auto& y) { return x->peak_bytes() < y->peak_bytes(); });
+  add_quietly(curves);
+  const QString label = QString::fromStdString(most->label);
+  view_->fit();
+  choose(is_file(b_key_) && b_key_ != label ? b_key_ : QString(kCompareNone), label);
+}
+
+CompareState CompareScreen::state() const { return {opened_, pinned_, a_key_, b_key_, view_->from(), view_->to()}; }
+
+void CompareScreen::restore(const CompareState& state) {
+  opened_ = state.opened;
+  pinned_ = state.pinned;
+  view_->set_part(state.from, state.to);
+  choose(state.a, state.b);
 }
 
 void CompareScreen::showEvent(QShowEvent*) { follow(); }
 
+std::shared_ptr<const Curve> CompareScreen::curve_of_plan(const std::shared_ptr<const Answered>& plan) {
+  if (!plan) return nullptr;
+  for (const auto& [of, curve] : plans_)
+    if (of == plan) return curve;
+  if (plans_.size() > 3) plans_.erase(plans_.begin());
+  return plans_.emplace_back(plan, std::make_shared<const Curve>(curve_of(*plan))).second;
+}
+
+std::shared_ptr<const Curve> CompareScreen::curve_of_key(const QString& key) {
+  if (key == kCompareNow) return curve_of_plan(session_.shared_now());
+  if (key == kCompareBefore) return curve_of_plan(pinned_ ? pinned_ : session_.ghost() ? session_.ghost() : session_.shared_now());
+  for (const auto& curve : opened_)
+    if (QString::fromStdString(curve->label) == key) return curve;
+  return nullptr;
+}
+
+QString CompareScreen::words_of_key(const QString& key, const Curve& curve) const {
+  if (key == kCompareNow) return QString::fromStdString(print_command_line(session_.now().asked));
+  if (key == kCompareBefore) return QString::fromStdString(print_command_line((pinned_ ? *pinned_ : session_.ghost() ? *session_.ghost() : session_.now()).asked));
+  return look_.filled("{}: {} blocks, peak {}", {curve.label, std::to_string(curve.blocks.size()), format_gib(Bytes(curve.peak_bytes()))});
+}
+
+void CompareScreen::fill_boxes() {
+  const auto fill_box = [&](QComboBox* box, const QString& key) {
+    const QSignalBlocker quiet(box);
+    box->clear();
+    box->addItem("—", kCompareNone);
+    box->addItem(pinned_ ? look_("pinned plan") : look_("plan before"), kCompareBefore);
+    box->addItem(look_("current plan"), kCompareNow);
+    for (const auto& curve : opened_) box->addItem(QString::fromStdString(curve->label), QString::fromStdString(curve->label));
+    box->setCurrentIndex(std::max(0, box->findData(key)));
+  };
+  fill_box(a_box_, a_key_);
+  fill_box(b_box_, b_key_);
+}
+
 void CompareScreen::follow() {
   if (!isVisible()) return;
-  std::shared_ptr<const Answered> a = pinned_ ? pinned_ : session_.ghost(), b = session_.shared_now();
-  head_->setText(a ? look_("A is the plan before (or the pinned one), B the current plan") : look_("move a knob first: Compare shows the plan before and the plan now"));
-  if (!a) a = b;
-  if (swapped_) std::swap(a, b);
-  const auto line = [&](Text name, const Answered& plan, const QColor& colour) {
-    return QString("<b><span style='color:%1'>%2</span></b> &nbsp;%3").arg(colour.name(), look_(name), QString::fromStdString(print_command_line(plan.asked)).toHtmlEscaped());
+  fill_boxes();
+  a_ = curve_of_key(a_key_);
+  b_ = curve_of_key(b_key_);
+  if (!b_) std::swap(a_, b_);
+  if (!b_) b_ = curve_of_key(kCompareNow);
+  view_->set_curves(a_, b_);
+  fill_heads(a_, b_);
+  fill_table();
+}
+
+void CompareScreen::fill_heads(const std::shared_ptr<const Curve>& a, const std::shared_ptr<const Curve>& b) {
+  const auto line = [&](const char* name, const QString& key, const std::shared_ptr<const Curve>& curve, const QColor& colour) {
+    return curve ? QString("<b><span style='color:%1'>%2</span></b> &nbsp;%3").arg(colour.name(), name, words_of_key(key, *curve).toHtmlEscaped()) : QString();
   };
-  a_line_->setText(line("Plan A", *a, look_.theme.text));
-  b_line_->setText(line("Plan B", *b, look_.theme.accent));
-  overlay_->set_plans(a, b);
-  table_->set(compare_table(*a, *b, look_.theme.palette, look_.language));
+  const std::shared_ptr<const Curve> in_a = curve_of_key(a_key_), in_b = curve_of_key(b_key_);
+  a_line_->setText(line("A", a_key_, in_a, look_.theme.text));
+  b_line_->setText(line("B", b_key_, in_b, look_.theme.accent));
+  a_line_->setVisible(in_a != nullptr);
+  b_line_->setVisible(in_b != nullptr);
+  const bool nothing_before = a_key_ == kCompareBefore && !pinned_ && !session_.ghost();
+  QString words;
+  if (nothing_before && a) words = look_("move a knob first: Compare shows the plan before and the plan now");
+  else if (!a && !b->has_categories) words = look_("the file names no categories: bands are stack frames, or pools where it has no stacks");
+  head_->setText(words);
+  head_->setVisible(!words.isEmpty());
+}
+
+void CompareScreen::fill_table() {
+  if (!b_ || !isVisible()) return;
+  by_->setVisible(a_ != nullptr);
+  const Instants at = view_->instants();
+  const auto words = [&](const Curve& curve, std::size_t event) { return when_words(curve, event, look_.language); };
+  if (a_) {
+    const bool at_peaks = at.a == a_->peak_event && at.b == b_->peak_event;
+    table_head_->setText(at_peaks ? look_("each at its own peak; a click in the picture looks at another instant") : look_.filled("A at {}, B at {}", {words(*a_, at.a), words(*b_, at.b)}));
+    return table_->set(delta_table(*a_, *b_, at, static_cast<DeltaBy>(by_->currentIndex()), look_.theme.palette, look_.language));
+  }
+  auto blocks = std::make_shared<BlocksSource>(b_, alive_blocks(*b_, at.b), look_.theme.palette, look_.language);
+  table_head_->setText(look_.filled("at {}: {} in {} blocks", {words(*b_, at.b), format_gib(Bytes(b_->memory.total_after(at.b))), std::to_string(blocks->row_count())}));
+  table_->set(std::move(blocks));
 }
 
 }  // namespace zeroplan::gui

@@ -115,7 +115,7 @@ Knobs::Knobs(PlanSession& session, const Look& look, QWidget* parent) : QScrollA
 
   const auto ask = [this](auto&& make) {
     try {
-      session_.ask(make(session_.now().asked), session_.new_gesture());
+      session_.ask(make(session_.wanted()), session_.new_gesture());
     } catch (const std::runtime_error& error) {
       emit session_.refused(QString::fromUtf8(error.what()));
       follow();
@@ -136,7 +136,7 @@ Knobs::Knobs(PlanSession& session, const Look& look, QWidget* parent) : QScrollA
   for (std::int64_t n = 16; n <= 1024; n += n < 64 ? 8 : n < 256 ? 32 : 128) gpus.push_back(n);
   add_slider("gpus", look_("GPUs"), gpus, [](const Question& q) { return q.cluster.world_size(); }, plain, [this](std::int64_t n, int gesture) {
     try {
-      session_.ask(with_cluster(session_.now().asked, cluster_word(n, session_.now().asked.question.cluster.device.name)), gesture);
+      session_.ask(with_cluster(session_.wanted(), cluster_word(n, session_.wanted().question.cluster.device.name)), gesture);
     } catch (const std::runtime_error& error) {
       emit session_.refused(QString::fromUtf8(error.what()));
     }
@@ -149,12 +149,12 @@ Knobs::Knobs(PlanSession& session, const Look& look, QWidget* parent) : QScrollA
   add_key_slider("accumulate", look_("Accumulate"), range(1, 64), plain);
 
   add_heading(look_("Memory savers"));
-  add_slider("checkpoint", look_("Recomputed blocks"), range(0, session_.now().asked.question.job.model.num_layers), recomputed_blocks,
+  add_slider("checkpoint", look_("Recomputed blocks"), range(0, session_.wanted().question.job.model.num_layers), recomputed_blocks,
              [this](std::int64_t blocks) {
-               if (const Question& question = session_.now().asked.question; !counts_blocks(question)) return QString::fromStdString(key_text(question, "checkpoint"));
-               return look_.filled("{} of {}", {std::to_string(blocks), std::to_string(session_.now().asked.question.job.model.num_layers)});
+               if (const Question& question = session_.wanted().question; !counts_blocks(question)) return QString::fromStdString(key_text(question, "checkpoint"));
+               return look_.filled("{} of {}", {std::to_string(blocks), std::to_string(session_.wanted().question.job.model.num_layers)});
              },
-             [this](std::int64_t blocks, int gesture) { session_.change("checkpoint", checkpoint_word(blocks, session_.now().asked.question.job.model.num_layers), gesture); });
+             [this](std::int64_t blocks, int gesture) { session_.change("checkpoint", checkpoint_word(blocks, session_.wanted().question.job.model.num_layers), gesture); });
   SliderKnob* checkpoint = sliders_.back().get();
   followers_.push_back([=](const Asked& asked) {
     const std::int64_t layers = asked.question.job.model.num_layers;
@@ -189,6 +189,7 @@ Knobs::Knobs(PlanSession& session, const Look& look, QWidget* parent) : QScrollA
   rest_.setSingleShot(true);
   connect(&rest_, &QTimer::timeout, this, &Knobs::write_waiting);
   connect(&session_, &PlanSession::answered, this, qOverload<>(&Knobs::follow));
+  connect(&session_, &PlanSession::kept, this, qOverload<>(&Knobs::follow));
   follow();
 }
 
@@ -359,13 +360,13 @@ void Knobs::add_stages() {
 
 void Knobs::follow() {
   following_ = true;
-  for (const auto& follower : followers_) follower(session_.now().asked);
+  for (const auto& follower : followers_) follower(session_.wanted());
   for (const auto& knob : sliders_) follow(*knob);
   following_ = false;
 }
 
 void Knobs::follow(SliderKnob& knob) {
-  const std::int64_t value = knob.read(session_.now().asked.question);
+  const std::int64_t value = knob.read(session_.wanted().question);
   // The nearest mark at or below; the words say the true value.
   const auto after = std::upper_bound(knob.values.begin(), knob.values.end(), value);
   const int at = after == knob.values.begin() ? 0 : static_cast<int>(after - knob.values.begin()) - 1;

@@ -3,7 +3,12 @@
 #pragma once
 
 #include <QMainWindow>
+#include <QStringList>
+#include <functional>
 
+#include "gui/models/opened_file.h"
+#include "gui/models/session_file.h"
+#include "gui/views/compare_screen.h"
 #include "gui/views/look.h"
 #include "gui/views/plan_session.h"
 
@@ -12,7 +17,7 @@ class QStackedWidget;
 
 namespace zeroplan::gui {
 
-class CompareScreen;
+class JobStrip;
 class MapView;
 class PlanScreen;
 class RunScreen;
@@ -29,12 +34,17 @@ class MainWindow : public QMainWindow {
   MainWindow(PlanSession& session, Language language, bool dark);
 
   void show_screen(Screen screen);
-  /// plan.json, config.json or a JSON Lines log. False with a sentence in the status bar if it is none of them.
+  /// Any file of kind_of_file; large ones are read in a job. False with a sentence in the window if it is none of them: what is shown stays.
   bool open_file(const QString& file);
-  void export_picture(const QString& file);
+  bool save_session(const QString& file);
+  /// Stops what goes on beside the window and takes away its sentence: Esc.
+  void cancel();
+  /// FILE.svg: the screen's picture as vectors; FILE.png: the screen. False with a sentence in the window where it cannot be written.
+  bool export_picture(const QString& file);
   void export_table(const QString& file);
   PlanScreen* plan_screen() const { return plan_screen_; }
   VerdictStrip* strip() const { return strip_; }
+  CompareScreen* compare_screen() const { return compare_; }
   RunScreen* run_screen() const { return run_screen_; }
   const Look& look() const { return look_; }
 
@@ -50,7 +60,16 @@ class MainWindow : public QMainWindow {
   void set_language(Language language);
   void set_dark(bool dark);
   void show_palette();
-  void save_plan();
+  void save_plan(const QString& file);
+  std::string picture_as_svg() const;
+  void choose_file(const QString& title, const QString& name, const QString& kinds, bool saves, std::function<void(const QString&)> chosen);
+  bool open_known(FileKind kind, const QString& file);
+  void read_curves(FileKind kind, const QString& file, bool quietly);
+  void read_next();
+  void open_session(const QString& file);
+  void read_session_files(const SessionFile& saved);
+  SessionFile session_file() const;
+  void refuse(const QString& sentence);
   void say(const QString& sentence);
 
   PlanSession& session_;
@@ -62,7 +81,14 @@ class MainWindow : public QMainWindow {
   MapView* map_ = nullptr;
   CompareScreen* compare_ = nullptr;
   RunScreen* run_screen_ = nullptr;
-  std::shared_ptr<const Answered> pinned_;
+  struct Reading {
+    FileKind kind;
+    QString path;
+    bool quietly;  ///< opened with a session, which says what is shown
+  };
+  std::vector<Reading> to_read_;  ///< one after the other, in the order they were named; the first is being read
+  JobStrip* jobs_ = nullptr;
+  QStringList opened_;  ///< snapshots and traces, as a session names them
   bool closing_ = false;
 };
 

@@ -17,15 +17,29 @@
 namespace zeroplan::gui {
 namespace {
 
-constexpr int kMarginLeft = 78, kMarginTop = 46, kMarginRight = 16, kMarginBottom = 70, kSegmentNames = 128, kStrip = 5;
+constexpr int kMarginLeft = 92, kMarginTop = 46, kMarginRight = 16, kMarginBottom = 70, kSegmentNames = 128, kStrip = 5;
 constexpr int kHatch = 6;         // pixels from line to line, at a scale of 1
 constexpr int kLeastOutlined = 4;  // pixels of a segment's height
+constexpr double kLeastDrawn = 0.02;  // square pixels of a shape among vectors
 constexpr int kMarkAfterMs = 100;  // that the map is not the plan's yet
 
 struct Cells {
   int left = 0, top = 0, right = 0, bottom = 0;
   bool empty() const { return left >= right || top >= bottom; }
 };
+
+// Neighbours of one category stay apart: every other one is a little darker.
+using Shades = std::array<Palette, 2>;
+Shades shades_of(const Palette& palette) {
+  Shades out{palette, palette};
+  for (Pixel& colour : out[1]) colour = QColor::fromRgb(colour).darker(114).rgb();
+  return out;
+}
+
+Pixel colour_of(const Answered& answered, const MapRectangle& r, const Shades& shades) {
+  const std::size_t instance = answered.ours ? static_cast<std::size_t>(answered.picture.lives[r.life].instance) : r.life;
+  return shades[instance % 2][static_cast<std::size_t>(r.category)];
+}
 
 }  // namespace
 
@@ -149,17 +163,11 @@ void MapView::draw_blocks() {
   const auto hatch = [&](const Cells& at) {
     for (int y = at.top; y < at.bottom; ++y) std::copy_n(lines.data() + at.left + y % period, at.right - at.left, reinterpret_cast<Pixel*>(image_.scanLine(y)) + at.left);
   };
-  // Neighbours of one category stay apart: every other one is a little darker.
-  std::array<Palette, 2> shades{look_.theme.palette, look_.theme.palette};
-  for (Pixel& colour : shades[1]) colour = QColor::fromRgb(colour).darker(114).rgb();
-  const auto colour_of = [&](const MapRectangle& r) {
-    const std::size_t instance = drawn_->ours ? static_cast<std::size_t>(drawn_->picture.lives[r.life].instance) : r.life;
-    return shades[instance % 2][static_cast<std::size_t>(r.category)];
-  };
+  const Shades shades = shades_of(look_.theme.palette);
   for (const MapStretch& gap : map_->gaps)
     if (const Cells at = cells(gap.time, gap.begin_bytes, gap.end_bytes, 0); !at.empty()) hatch(at);
   for (const MapRectangle& r : map_->rectangles) {
-    fill(cells(r.time, r.begin_bytes, r.asked_end_bytes, 1), colour_of(r));
+    fill(cells(r.time, r.begin_bytes, r.asked_end_bytes, 1), colour_of(*drawn_, r, shades));
     if (r.asked_end_bytes == r.end_bytes) continue;
     if (const Cells at = cells(r.time, r.asked_end_bytes, r.end_bytes, 0); !at.empty()) hatch(at);
   }
@@ -177,6 +185,28 @@ void MapView::draw_blocks() {
   }
 }
 
+// The same as shapes. What no eye finds at this scale is left out.
+void MapView::draw_block_vectors(QPainter& painter) const {
+  const QRectF place = plot();
+  const QBrush hatch(look_.theme.faint, Qt::BDiagPattern);
+  const Shades shades = shades_of(look_.theme.palette);
+  painter.fillRect(place, look_.theme.panel);
+  const auto fill = [&](TimeSpan time, std::int64_t begin_bytes, std::int64_t end_bytes, const QBrush& brush) {
+    const QRectF box = box_of(time, begin_bytes, end_bytes).intersected(place);
+    if (box.width() * box.height() >= kLeastDrawn) painter.fillRect(box, brush);
+  };
+  for (const MapStretch& gap : map_->gaps) fill(gap.time, gap.begin_bytes, gap.end_bytes, hatch);
+  for (const MapRectangle& r : map_->rectangles) {
+    fill(r.time, r.begin_bytes, r.asked_end_bytes, QColor::fromRgb(colour_of(*drawn_, r, shades)));
+    fill(r.time, r.asked_end_bytes, r.end_bytes, hatch);
+  }
+  for (const MapStretch& workspace : map_->workspaces) fill(workspace.time, workspace.begin_bytes, workspace.end_bytes, look_.theme.text);
+  painter.setPen(QPen(look_.theme.dark ? look_.theme.faint : look_.theme.faint.darker(160), 1));
+  painter.setBrush(Qt::NoBrush);
+  for (const MapSegment& segment : map_->segments)
+    if (const QRectF box = box_of(segment.time, segment.begin_bytes, segment.end_bytes).intersected(place); box.height() >= kLeastOutlined) painter.drawRect(box);
+}
+
 // At the right edge the stream's colour, and beside it the stream's name and the size where there is room.
 void MapView::draw_segments(QPainter& painter) {
   const QRect place = plot();
@@ -186,7 +216,7 @@ void MapView::draw_segments(QPainter& painter) {
     if (box.isEmpty()) continue;
     const bool outlined = box.height() >= kLeastOutlined;
     painter.fillRect(QRect(place.right() + 2, static_cast<int>(box.top()), kStrip, std::max(1, static_cast<int>(box.height()) - (outlined ? 1 : 0))), stream_colour(segment.stream));
-    const double middle = box.center().y(), half = painter.fontMetrics().height() / 2.0 - 1;
+    const double middle = box.center().y(), half = painter.fontMetrics().height() / 2.0;
     if (middle + half > free_below || !outlined) continue;
     const QString words = QString("%1 · %2").arg(look_.name(name_of(lane_of(segment.stream))), QString::fromStdString(format_gib(Bytes(segment.end_bytes - segment.begin_bytes))));
     painter.setPen(look_.theme.faint);
@@ -284,12 +314,20 @@ void MapView::draw_note(QPainter& painter) {
 
 void MapView::paintEvent(QPaintEvent*) {
   QPainter painter(this);
+  draw(painter, Medium::screen);
+}
+
+void MapView::draw(QPainter& painter, Medium medium) {
   painter.fillRect(rect(), look_.theme.base);
   const bool late = !is_current() && !late_.isActive();
   if (map_ && !map_->empty()) {
     const QRect place = plot();
-    draw_blocks();
-    painter.drawImage(QRectF(place), image_, QRectF(0, 0, image_.width(), image_.height()));
+    if (medium == Medium::vectors) {
+      draw_block_vectors(painter);
+    } else {
+      draw_blocks();
+      painter.drawImage(QRectF(place), image_, QRectF(0, 0, image_.width(), image_.height()));
+    }
     draw_segments(painter);
     if (hovered_) {
       const MapRectangle& r = map_->rectangles[*hovered_];

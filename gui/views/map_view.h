@@ -11,7 +11,9 @@
 #include <optional>
 
 #include "gui/models/memory_map.h"
+#include "gui/models/raster.h"
 #include "gui/views/look.h"
+#include "gui/views/svg_device.h"
 
 namespace zeroplan::gui {
 
@@ -23,6 +25,8 @@ class MapView : public QWidget {
   /// A hidden map costs nothing.
   void set_plan(std::shared_ptr<const Answered> plan);
   void fit();
+  /// The picture as it is on the screen.
+  void draw(QPainter& painter, Medium medium);
 
   /// What is drawn; null before the first.
   const MemoryMap* map() const { return map_.get(); }
@@ -57,6 +61,7 @@ class MapView : public QWidget {
   void set_view(double from, double to, double low, double high);
 
   void draw_blocks();
+  void draw_block_vectors(QPainter& painter) const;
   void draw_segments(QPainter& painter);
   void draw_heads(QPainter& painter);
   void draw_axes(QPainter& painter);

@@ -40,7 +40,8 @@ PlanScreen::PlanScreen(PlanSession& session, const Look& look, QWidget* parent)
   connect(step_, &StepView::selected, this, &PlanScreen::show_instant);
   connect(filter_, &QLineEdit::textChanged, this, &PlanScreen::show_instant);
   connect(tabs_, &QTabWidget::currentChanged, this, &PlanScreen::show_instant);
-  connect(fixes_, &TableView::hovered, this, [this](qint64 tag) { step_->set_preview(tag < 0 ? nullptr : session_.preview(static_cast<std::size_t>(tag))); });
+  connect(fixes_, &TableView::hovered, this, [this](qint64 tag) { session_.preview(tag < 0 ? std::nullopt : std::optional(static_cast<std::size_t>(tag))); });
+  connect(&session_, &PlanSession::previewed, step_, &StepView::set_preview);
   connect(fixes_, &TableView::chosen, this, [this](qint64 tag) {
     if (tag >= 0) session_.apply_fix(static_cast<std::size_t>(tag));
   });

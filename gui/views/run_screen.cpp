@@ -27,7 +27,7 @@ namespace zeroplan::gui {
 namespace {
 
 constexpr int kPollMs = 200, kKillAfterMs = 3000;
-constexpr int kLeft = 84, kRight = 14, kTop = 26, kBottom = 24;
+constexpr int kLeft = 92, kRight = 14, kTop = 26, kBottom = 24;
 
 QString executor_path() {
   const QString name = "zeroplan-run", beside = QDir(QCoreApplication::applicationDirPath()).filePath(name);
@@ -40,6 +40,10 @@ RunPlot::RunPlot(What what, const RunLog& log, const Look& look, QWidget* parent
 
 void RunPlot::paintEvent(QPaintEvent*) {
   QPainter painter(this);
+  draw(painter);
+}
+
+void RunPlot::draw(QPainter& painter) const {
   painter.fillRect(rect(), look_.theme.base);
   const QRect plot = rect().adjusted(kLeft, kTop, -kRight, -kBottom);
   painter.setPen(look_.theme.text);
@@ -117,7 +121,11 @@ RunScreen::RunScreen(PlanSession& session, const Look& look, QWidget* parent)
   connect(start_, &QPushButton::clicked, this, &RunScreen::start);
   connect(stop_, &QPushButton::clicked, this, &RunScreen::stop);
   connect(follow_button, &QPushButton::clicked, this, [this] {
-    if (const QString file = QFileDialog::getOpenFileName(this, look_("Follow a log…")); !file.isEmpty()) follow(file);
+    auto* dialog = new QFileDialog(this, look_("Follow a log…"));
+    dialog->setAttribute(Qt::WA_DeleteOnClose);
+    dialog->setFileMode(QFileDialog::ExistingFile);
+    connect(dialog, &QFileDialog::fileSelected, this, &RunScreen::follow);
+    dialog->open();
   });
   connect(twin_, &QCheckBox::toggled, this, &RunScreen::set_command);
   connect(&session_, &PlanSession::answered, this, &RunScreen::follow_plan);
@@ -148,6 +156,12 @@ RunScreen::~RunScreen() {
   process_.terminate();
   if (!process_.waitForFinished(kKillAfterMs)) process_.kill();
   process_.waitForFinished(kKillAfterMs);
+}
+
+std::vector<Drawing> RunScreen::drawings() const {
+  std::vector<Drawing> out;
+  for (const RunPlot* plot : {loss_, memory_}) out.push_back({plot->size(), [plot](QPainter& painter) { plot->draw(painter); }});
+  return out;
 }
 
 void RunScreen::set_command() {

@@ -12,6 +12,7 @@
 #include "gui/models/run_log.h"
 #include "gui/views/look.h"
 #include "gui/views/plan_session.h"
+#include "gui/views/svg_device.h"
 
 class QCheckBox;
 class QLabel;
@@ -27,6 +28,7 @@ class RunPlot : public QWidget {
  public:
   enum class What : unsigned char { loss, memory };
   RunPlot(What what, const RunLog& log, const Look& look, QWidget* parent = nullptr);
+  void draw(QPainter& painter) const;
 
  protected:
   void paintEvent(QPaintEvent* event) override;
@@ -48,6 +50,8 @@ class RunScreen : public QWidget {
   void stop();
   void follow(const QString& file);
   const RunLog& log() const { return log_; }
+  /// Both plots, one below the other.
+  std::vector<Drawing> drawings() const;
 
  private:
   void set_command();

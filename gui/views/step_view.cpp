@@ -14,7 +14,7 @@
 namespace zeroplan::gui {
 namespace {
 
-constexpr int kMarginLeft = 74, kMarginRight = 12, kMarginTop = 10;
+constexpr int kMarginLeft = 92, kMarginRight = 12, kMarginTop = 10;
 constexpr int kPhaseHeight = 20, kLaneHeight = 18, kLaneGap = 3, kAxisHeight = 20, kLegendRow = 18;
 constexpr double kZoomStep = 1.25;
 constexpr std::int64_t kShortestSpanNs = 1000;
@@ -79,15 +79,16 @@ void StepView::resizeEvent(QResizeEvent*) { place_parts(); }
 
 void StepView::place_parts() {
   const int lanes = plan_ ? static_cast<int>(plan_->picture.lanes.size()) * (kLaneHeight + kLaneGap) : 0;
-  const int legend = 2 * kLegendRow;
+  const std::vector<LegendEntry> entries = legend();
+  const int legend_height = (entries.empty() ? 2 : entries.back().row + 1) * kLegendRow;
   const int width_left = std::max(width() - kMarginLeft - kMarginRight, 1);
-  const int plot_height = std::max(height() - kMarginTop - kPhaseHeight - lanes - kAxisHeight - legend - 8, 40);
+  const int plot_height = std::max(height() - kMarginTop - kPhaseHeight - lanes - kAxisHeight - legend_height - 8, 40);
   Places& out = places_;
   out.plot = QRect(kMarginLeft, kMarginTop, width_left, plot_height);
   out.phases = QRect(kMarginLeft, out.plot.bottom() + 1, width_left, kPhaseHeight);
   out.lanes = QRect(kMarginLeft, out.phases.bottom() + 3, width_left, lanes);
   out.axis = QRect(kMarginLeft, out.lanes.bottom() + 1, width_left, kAxisHeight);
-  out.legend = QRect(10, out.axis.bottom() + 4, width() - 20, legend);
+  out.legend = QRect(10, out.axis.bottom() + 4, width() - 20, legend_height);
 }
 
 std::optional<std::size_t> StepView::lane_at(QPoint point) const {
@@ -134,6 +135,18 @@ void StepView::zoom(double factor, double centre_ratio) {
   const double centre = static_cast<double>(from_.value()) + span * centre_ratio, next = span / factor;
   const double begin = std::max(0.0, centre - next * centre_ratio);
   set_span(SimTime(static_cast<std::int64_t>(begin)), SimTime(static_cast<std::int64_t>(begin + next)));
+}
+
+std::pair<double, double> StepView::shown_part() const {
+  if (!plan_) return {0, 1};
+  const auto whole = static_cast<double>(std::max<std::int64_t>(plan_->picture.duration.value(), 1));
+  return {static_cast<double>(from_.value()) / whole, static_cast<double>(to_.value()) / whole};
+}
+
+void StepView::show_part(double from, double to) {
+  if (!plan_) return;
+  const auto at = [&](double share) { return SimTime(static_cast<std::int64_t>(share * static_cast<double>(plan_->picture.duration.value()))); };
+  set_span(at(from), at(to));
 }
 
 void StepView::fit() {
@@ -209,7 +222,11 @@ void StepView::draw_outline(QPainter& painter, const Answered& other, const QCol
   painter.drawPath(path);
   if (path.elementCount() == 0) return;
   const double width = painter.fontMetrics().horizontalAdvance(label) + 8;
-  plate(painter, QPointF(std::max(path.currentPosition().x(), plot.left() + width + 4), std::max(path.currentPosition().y() + 22, plot.top() + 30.0)), label, colour, look_.theme.base);
+  const double leftmost = plot.left() + width + 4;
+  QPointF place(std::max(path.currentPosition().x(), leftmost), std::max(path.currentPosition().y() + 22, plot.top() + 30.0));
+  // Where the line lies on the floor: above it, on the side that the device's lines leave free.
+  if (place.y() + 4 > plot.bottom()) place = {leftmost, path.currentPosition().y() - 8};
+  plate(painter, place, label, colour, look_.theme.base);
 }
 
 void StepView::draw_limits(QPainter& painter) {
@@ -345,26 +362,34 @@ void StepView::draw_times(QPainter& painter) {
   stretch(from, picture.duration, skipped, place.right() + 100.0);
 }
 
-void StepView::draw_legend(QPainter& painter) {
-  const QRect place = places().legend;
-  int x = place.left(), y = place.top();
-  const auto entry = [&](const QColor& colour, const QString& label) {
-    const int width = painter.fontMetrics().horizontalAdvance(label) + 26;
-    if (x + width > place.right() && x > place.left()) {
-      x = place.left();
-      y += kLegendRow;
-    }
-    painter.fillRect(QRect(x, y + 3, 11, 11), colour);
-    painter.setPen(look_.theme.text);
-    painter.drawText(QRect(x + 16, y, width, kLegendRow), Qt::AlignLeft | Qt::AlignVCenter, label);
-    x += width;
+// From left to right, in as many rows as it takes.
+std::vector<StepView::LegendEntry> StepView::legend() const {
+  std::vector<LegendEntry> out;
+  if (!plan_) return out;
+  const int left = 10, right = width() - 10;
+  int x = left, row = 0;
+  const auto add = [&](const QColor& colour, const QString& label) {
+    const int wide = fontMetrics().horizontalAdvance(label) + 26;
+    if (x + wide > right && x > left) x = left, ++row;
+    out.push_back({colour, label, x, row});
+    x += wide;
   };
-  if (!plan_->picture.has_clock) entry(Qt::transparent, look_("across: issue order, no clock"));
-  const Stack peak = plan_->picture.memory.stack_after(plan_->picture.peak_event);
+  if (!plan_->picture.has_clock) add(Qt::transparent, look_("across: issue order, no clock"));
   for (const Category category : kStackOrder)
-    if (peak[static_cast<std::size_t>(category)] > 0 || category == Category::logits_and_loss)
-      entry(QColor::fromRgb(look_.theme.palette[static_cast<std::size_t>(category)]), QString::fromStdString(category_words(category, look_.language)));
-  if (!plan_->picture.exposed.empty()) entry(look_.theme.bad, look_("exposed"));
+    if (plan_->picture.memory.has(category))
+      add(QColor::fromRgb(look_.theme.palette[static_cast<std::size_t>(category)]), QString::fromStdString(category_words(category, look_.language)));
+  if (!plan_->picture.exposed.empty()) add(look_.theme.bad, look_("exposed"));
+  return out;
+}
+
+void StepView::draw_legend(QPainter& painter) {
+  const int top = places().legend.top();
+  for (const LegendEntry& entry : legend()) {
+    const int y = top + entry.row * kLegendRow;
+    painter.fillRect(QRect(entry.left, y + 3, 11, 11), entry.colour);
+    painter.setPen(look_.theme.text);
+    painter.drawText(QRect(entry.left + 16, y, width(), kLegendRow), Qt::AlignLeft | Qt::AlignVCenter, entry.label);
+  }
 }
 
 void StepView::draw_selection(QPainter& painter) {

@@ -6,6 +6,7 @@
 #include <QWidget>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "gui/views/look.h"
 
@@ -21,6 +22,10 @@ class StepView : public QWidget {
   void set_preview(std::shared_ptr<const Answered> preview);
   void select_event(std::size_t event);
   std::size_t selected_event() const { return selected_; }
+
+  /// The part of the step that is shown, as shares of its duration.
+  std::pair<double, double> shown_part() const;
+  void show_part(double from, double to);
 
   void zoom(double factor, double centre_ratio);
   void fit();
@@ -48,8 +53,14 @@ class StepView : public QWidget {
   struct Places {
     QRect plot, phases, lanes, axis, legend;
   };
+  struct LegendEntry {
+    QColor colour;
+    QString label;
+    int left = 0, row = 0;
+  };
   const Places& places() const { return places_; }
   void place_parts();
+  std::vector<LegendEntry> legend() const;
   std::optional<std::size_t> lane_at(QPoint point) const;
   double x_of(SimTime time) const;
   SimTime time_at(double x) const;

@@ -9,24 +9,93 @@
 
 namespace zeroplan::gui {
 
-void TableModel::set(Table table) {
+namespace {
+
+constexpr std::size_t kSortInAJob = 50'000;
+constexpr int kWidestColumn = 200, kRowsToSizeBy = 20;
+
+}  // namespace
+
+void TableModel::set(std::shared_ptr<const TableSource> source) {
   beginResetModel();
-  table_ = std::move(table);
-  sort_rows();
+  source_ = std::move(source);
+  headers_ = source_->headers();
+  const bool later = jobs_ != nullptr && source_->row_count() > kSortInAJob;
+  rows_ = rows_in_order(*source_, later ? RowOrder{} : order_);
+  endResetModel();
+  if (later && order_ != RowOrder{}) apply_order();
+}
+
+void TableModel::set_filter(const QString& part) {
+  if (order_.filter == part.toStdString()) return;
+  order_.filter = part.toStdString();
+  apply_order();
+}
+
+void TableModel::set_jobs(Jobs* jobs, const QString& title) {
+  jobs_ = jobs;
+  title_ = title;
+  lane_ = QString("table %1").arg(reinterpret_cast<quintptr>(this));
+}
+
+void TableModel::apply_order() {
+  if (jobs_ == nullptr || source_->row_count() <= kSortInAJob) return show(rows_in_order(*source_, order_));
+  jobs_->start(lane_, title_, [this, source = source_, order = order_](Jobs::Job&) -> Jobs::Found {
+    return [this, source, rows = rows_in_order(*source, order)] {
+      if (source == source_) show(rows);
+    };
+  });
+}
+
+void TableModel::show(std::vector<std::uint32_t> rows) {
+  beginResetModel();
+  rows_ = std::move(rows);
   endResetModel();
 }
 
-int TableModel::rowCount(const QModelIndex& parent) const { return parent.isValid() ? 0 : static_cast<int>(table_.rows.size()); }
-int TableModel::columnCount(const QModelIndex& parent) const { return parent.isValid() ? 0 : static_cast<int>(table_.headers.size()); }
+void TableModel::write_csv(const QString& title, std::function<void(const std::string& csv)> take) const {
+  if (jobs_ == nullptr || rows_.size() <= kSortInAJob) return take(*csv_of_rows(*source_, rows_));
+  jobs_->start("csv", title, [source = source_, rows = rows_, take = std::move(take)](Jobs::Job& job) -> Jobs::Found {
+    auto csv = csv_of_rows(*source, rows, [&](double done_ratio) {
+      job.report(done_ratio);
+      return !job.is_stopped();
+    });
+    if (!csv) return {};
+    return [take, csv = std::move(*csv)] { take(csv); };
+  });
+}
+
+TableModel::~TableModel() {
+  if (jobs_ != nullptr) jobs_->cancel(lane_);
+}
+
+Row TableModel::row(int shown) const {
+  const std::uint32_t at = rows_[static_cast<std::size_t>(shown)];
+  Row out{{}, source_->note(at), source_->tag(at)};
+  for (std::size_t c = 0; c < headers_.size(); ++c) out.cells.push_back(source_->cell(at, c));
+  return out;
+}
+
+Table TableModel::table() const {
+  Table out{headers_, {}};
+  for (int i = 0; i < rowCount(); ++i) out.rows.push_back(row(i));
+  return out;
+}
+
+int TableModel::rowCount(const QModelIndex& parent) const { return parent.isValid() ? 0 : static_cast<int>(rows_.size()); }
+int TableModel::columnCount(const QModelIndex& parent) const { return parent.isValid() ? 0 : static_cast<int>(headers_.size()); }
 
 QVariant TableModel::data(const QModelIndex& index, int role) const {
   if (!index.isValid()) return {};
-  const Row& row = table_.rows[static_cast<std::size_t>(index.row())];
-  if (static_cast<std::size_t>(index.column()) >= row.cells.size()) return {};
-  const Cell& cell = row.cells[static_cast<std::size_t>(index.column())];
+  const std::size_t row = rows_[static_cast<std::size_t>(index.row())], column = static_cast<std::size_t>(index.column());
+  if (role != Qt::DisplayRole && role != Qt::ToolTipRole && role != Qt::TextAlignmentRole && role != Qt::DecorationRole) return {};
+  const Cell cell = source_->cell(row, column);
   switch (role) {
     case Qt::DisplayRole: return QString::fromStdString(cell.text);
-    case Qt::ToolTipRole: return QString::fromStdString(row.note.empty() ? cell.text : row.note);
+    case Qt::ToolTipRole: {
+      const std::string note = source_->note(row);
+      return QString::fromStdString(note.empty() ? cell.text : note);
+    }
     case Qt::TextAlignmentRole: return static_cast<int>((cell.number ? Qt::AlignRight : Qt::AlignLeft) | Qt::AlignVCenter);
     case Qt::DecorationRole: return cell.swatch != 0 ? QVariant(QColor::fromRgb(cell.swatch)) : QVariant();
     default: return {};
@@ -34,29 +103,17 @@ QVariant TableModel::data(const QModelIndex& index, int role) const {
 }
 
 QVariant TableModel::headerData(int section, Qt::Orientation orientation, int role) const {
-  if (orientation != Qt::Horizontal || section < 0 || static_cast<std::size_t>(section) >= table_.headers.size()) return {};
-  if (role == Qt::DisplayRole) return QString::fromStdString(table_.headers[static_cast<std::size_t>(section)]);
-  if (role == Qt::TextAlignmentRole && !table_.rows.empty() && static_cast<std::size_t>(section) < table_.rows.front().cells.size())
-    return static_cast<int>((table_.rows.front().cells[static_cast<std::size_t>(section)].number ? Qt::AlignRight : Qt::AlignLeft) | Qt::AlignVCenter);
+  if (orientation != Qt::Horizontal || section < 0 || static_cast<std::size_t>(section) >= headers_.size()) return {};
+  if (role == Qt::DisplayRole) return QString::fromStdString(headers_[static_cast<std::size_t>(section)]);
+  if (role == Qt::TextAlignmentRole && !rows_.empty())
+    return static_cast<int>((source_->cell(rows_.front(), static_cast<std::size_t>(section)).number ? Qt::AlignRight : Qt::AlignLeft) | Qt::AlignVCenter);
   return {};
 }
 
 void TableModel::sort(int column, Qt::SortOrder order) {
-  sorted_by_ = column;
-  order_ = order;
-  beginResetModel();
-  sort_rows();
-  endResetModel();
-}
-
-void TableModel::sort_rows() {
-  if (sorted_by_ < 0 || static_cast<std::size_t>(sorted_by_) >= table_.headers.size()) return;
-  const auto column = static_cast<std::size_t>(sorted_by_);
-  const auto less = [&](const Row& a, const Row& b) {
-    const Cell &x = a.cells[column], &y = b.cells[column];
-    return x.order != y.order ? x.order < y.order : x.text < y.text;
-  };
-  std::stable_sort(table_.rows.begin(), table_.rows.end(), [&](const Row& a, const Row& b) { return order_ == Qt::AscendingOrder ? less(a, b) : less(b, a); });
+  order_.column = column;
+  order_.descending = order == Qt::DescendingOrder;
+  apply_order();
 }
 
 TableView::TableView(QWidget* parent) : QTableView(parent), model_(new TableModel(this)) {
@@ -74,6 +131,8 @@ TableView::TableView(QWidget* parent) : QTableView(parent), model_(new TableMode
   verticalHeader()->setDefaultSectionSize(fontMetrics().height() + 8);
   horizontalHeader()->setHighlightSections(false);
   horizontalHeader()->setStretchLastSection(true);
+  horizontalHeader()->setResizeContentsPrecision(kRowsToSizeBy);
+  connect(horizontalHeader(), &QHeaderView::sectionResized, this, [this] { is_sized_by_hand_ |= horizontalHeader()->underMouse() && QApplication::mouseButtons() == Qt::LeftButton; });
   connect(this, &QTableView::doubleClicked, this, [this](const QModelIndex& index) { emit chosen(tag_of(index)); });
 }
 
@@ -90,31 +149,44 @@ void TableView::set_sortable(bool sortable) {
 }
 
 void TableView::set_fitting() {
-  sized_ = true;
   horizontalHeader()->setStretchLastSection(false);
   horizontalHeader()->setSectionResizeMode(QHeaderView::ResizeToContents);
   setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
+  // What does not fit beside the others takes more lines.
+  setWordWrap(true);
+  verticalHeader()->setMinimumSectionSize(verticalHeader()->defaultSectionSize());
+  verticalHeader()->setSectionResizeMode(QHeaderView::ResizeToContents);
 }
 
-void TableView::set(Table table) {
-  model_->set(std::move(table));
-  if (horizontalScrollBarPolicy() == Qt::ScrollBarAlwaysOff && model_->columnCount() > 0) horizontalHeader()->setSectionResizeMode(0, QHeaderView::Stretch);
-  // Widths are the reader's own once there was something to size them by.
-  if (!sized_ && model_->rowCount() > 0) {
-    resizeColumnsToContents();
-    for (int c = 0; c < model_->columnCount(); ++c) setColumnWidth(c, std::min(columnWidth(c) + 6, 200));
-    sized_ = true;
+void TableView::set(std::shared_ptr<const TableSource> source) {
+  const bool other_columns = source->headers() != model_->headers();
+  model_->set(std::move(source));
+  const bool fitting = horizontalScrollBarPolicy() == Qt::ScrollBarAlwaysOff;
+  if (fitting && model_->columnCount() > 0) horizontalHeader()->setSectionResizeMode(0, QHeaderView::Stretch);
+  // Widths only grow while the columns stay the same: a table that is looked at must not jump. They are the reader's own once a hand was on them.
+  if (fitting || model_->rowCount() == 0) return;
+  if (other_columns) is_sized_ = is_sized_by_hand_ = false;
+  if (is_sized_by_hand_) return;
+  // The last takes what is left, and no more: it is stretched anew.
+  horizontalHeader()->setStretchLastSection(false);
+  for (int c = 0; c < model_->columnCount(); ++c) {
+    const int needed = std::min(std::max(sizeHintForColumn(c), horizontalHeader()->sectionSizeHint(c)) + 6, kWidestColumn);
+    if (!is_sized_ || needed > columnWidth(c)) setColumnWidth(c, needed);
   }
+  horizontalHeader()->setStretchLastSection(true);
+  is_sized_ = true;
 }
 
-qint64 TableView::tag_of(const QModelIndex& index) const { return index.isValid() ? model_->table().rows[static_cast<std::size_t>(index.row())].tag : -1; }
+qint64 TableView::tag_of(const QModelIndex& index) const { return index.isValid() ? model_->row(index.row()).tag : -1; }
 
-QString TableView::note_of(const QModelIndex& index) const { return index.isValid() ? QString::fromStdString(model_->table().rows[static_cast<std::size_t>(index.row())].note) : QString(); }
+QString TableView::note_of(const QModelIndex& index) const { return index.isValid() ? QString::fromStdString(model_->row(index.row()).note) : QString(); }
 
 void TableView::copy_selection() const {
-  Table chosen_rows{model_->table().headers, {}};
-  for (const QModelIndex& index : selectionModel()->selectedRows()) chosen_rows.rows.push_back(model_->table().rows[static_cast<std::size_t>(index.row())]);
-  QApplication::clipboard()->setText(QString::fromStdString(csv_of(chosen_rows.rows.empty() ? model_->table() : chosen_rows)));
+  Table chosen_rows{model_->headers(), {}};
+  for (const QModelIndex& index : selectionModel()->selectedRows()) chosen_rows.rows.push_back(model_->row(index.row()));
+  const auto copy = [](const std::string& csv) { QApplication::clipboard()->setText(QString::fromStdString(csv)); };
+  if (chosen_rows.rows.empty()) model_->write_csv(copying_, copy);
+  else copy(csv_of(chosen_rows));
 }
 
 void TableView::keyPressEvent(QKeyEvent* event) {

@@ -54,6 +54,9 @@ VerdictStrip::VerdictStrip(PlanSession& session, const Look& look, QWidget* pare
   connect(line_, &QLineEdit::returnPressed, this, &VerdictStrip::take_line);
   connect(&session_, &PlanSession::answered, this, &VerdictStrip::follow);
   connect(&session_, &PlanSession::refused, this, &VerdictStrip::say_problem);
+  connect(&session_, &PlanSession::kept, this, [this] {
+    if (problem_->isHidden()) follow();
+  });
   follow();
 }
 
@@ -84,8 +87,10 @@ void VerdictStrip::take_line() {
     return;
   }
   session_.ask(std::get<Asked>(parsed), session_.new_gesture());
-  if (problem_->isHidden()) follow();
+  if (problem_->isHidden() && !session_.is_answering()) follow();
 }
+
+void VerdictStrip::dismiss_problem() { problem_->hide(); }
 
 void VerdictStrip::say_problem(const QString& sentence) {
   problem_->setText(look_.filled("the plan is kept: {}", {sentence.toStdString()}));

@@ -18,11 +18,13 @@ class VerdictStrip : public QWidget {
   VerdictStrip(PlanSession& session, const Look& look, QWidget* parent = nullptr);
   QString verdict() const;
   QLineEdit* command_line() const { return line_; }
+  /// A sentence that stays until the next answer, or until it is dismissed.
+  void say_problem(const QString& sentence);
+  void dismiss_problem();
 
  private:
   void follow();
   void take_line();
-  void say_problem(const QString& sentence);
 
   PlanSession& session_;
   const Look& look_;

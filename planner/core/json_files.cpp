@@ -81,9 +81,9 @@ nlohmann::json parse_json(std::string_view text, const std::string& file) {
   try {
     return nlohmann::json::parse(text);
   } catch (const nlohmann::json::parse_error& error) {
-    throw InputError(file, place_of_byte(text, error.byte), "not valid JSON: " + plain_words(error.what()), "");
+    throw InputError(file, place_of_byte(text, error.byte), "not valid JSON: " + plain_words(error.what()), "Check that the file is whole");
   } catch (const nlohmann::json::exception& error) {  // a number such as 1e999
-    throw InputError(file, "", fmt::format("not valid JSON: {}", error.what()), "");
+    throw InputError(file, "", fmt::format("not valid JSON: {}", error.what()), "Check that the file is whole");
   }
 }
 

@@ -282,7 +282,10 @@ TEST_CASE("--help, list, show and doctor answer", "[e2e]") {
 TEST_CASE("gui without a display, or without the program, says what to do and ends with 4", "[e2e]") {
   const Outcome outcome = shell("env -u DISPLAY -u WAYLAND_DISPLAY -u QT_QPA_PLATFORM zeroplan gui internlm2-20b --on 8xa100-80g");
   CHECK(outcome.code == 4);
-  CHECK((has(outcome.err, "timeline") || has(outcome.err, "qt6-base-dev")));
+  CHECK((has(outcome.err, "step.html") || has(outcome.err, "qt6-base-dev")));
+  const Outcome no_server = shell("env -u WAYLAND_DISPLAY -u QT_QPA_PLATFORM DISPLAY=:4711 zeroplan gui");
+  CHECK(no_server.code == 4);
+  CHECK((has(no_server.err, "step.html") || has(no_server.err, "qt6-base-dev")));
 }
 
 TEST_CASE("timeline of our own engine has times", "[e2e]") {

@@ -101,6 +101,9 @@ TEST_CASE("axis ticks are round and few") {
     REQUIRE(byte_tick(top, 6) > 0);
   }
   REQUIRE(byte_tick(std::int64_t{80} << 30, 8) == std::int64_t{10} << 30);
+  REQUIRE(byte_tick(std::int64_t{3} << 30, 6) == std::int64_t{1} << 29);
+  REQUIRE(byte_tick(std::int64_t{5000} << 30, 6) == std::int64_t{1000} << 30);
+  REQUIRE(byte_tick(std::int64_t{300} << 20, 6) == std::int64_t{50} << 20);
   REQUIRE(time_tick(2'470'000'000, 3) == 1'000'000'000);
 }
 
