@@ -20,6 +20,7 @@
 #include "gui/views/plan_screen.h"
 #include "planner/core/error.h"
 #include "planner/core/exit_code.h"
+#include "planner/core/process_memory.h"
 
 namespace {
 
@@ -173,6 +174,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  zeroplan::keep_freed_memory(true);
   try {
     return run(argc, argv);
   } catch (...) {

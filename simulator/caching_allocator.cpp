@@ -8,12 +8,12 @@
 #include "simulator/caching_allocator.h"
 
 #include <algorithm>
+#include <vector>
 #include <bit>
 #include <cassert>
 #include <compare>
 #include <deque>
 #include <map>
-#include <set>
 
 #include <fmt/format.h>
 
@@ -98,10 +98,26 @@ struct FreeBlock {
   }
 };
 
+/// Sorted. Lists are short (tens to hundreds), and blocks come and go all the time.
+class FreeList {
+ public:
+  using iterator = std::vector<FreeBlock>::const_iterator;
+  iterator begin() const { return blocks_.begin(); }
+  iterator end() const { return blocks_.end(); }
+  bool empty() const { return blocks_.empty(); }
+  iterator lower_bound(const FreeBlock& block) const { return std::lower_bound(blocks_.begin(), blocks_.end(), block); }
+  void insert(const FreeBlock& block) { blocks_.insert(lower_bound(block), block); }
+  void erase(const FreeBlock& block) { blocks_.erase(lower_bound(block)); }
+  iterator erase(iterator at) { return blocks_.erase(at); }
+
+ private:
+  std::vector<FreeBlock> blocks_;
+};
+
 struct Pool {
   StreamId stream{};
   bool small = false;
-  std::set<FreeBlock> free;
+  FreeList free;
   std::map<std::int64_t, Block*> unmapped;  // by address
 };
 

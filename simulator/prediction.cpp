@@ -1,6 +1,7 @@
 #include "simulator/prediction.h"
 
 #include <algorithm>
+#include <future>
 
 #include <fmt/format.h>
 
@@ -69,6 +70,9 @@ class EmulatedPrediction {
 
   Prediction predict() {
     set_device();
+    // The clock of many micro batches is worth a thread of its own.
+    time_ = std::async(run_.recorder.repeated().empty() ? std::launch::deferred : std::launch::async,
+                       [this] { return eager::step_time(run_.recorder, out_.question.cluster, step_conditions(out_.question), "steady", clock_); });
     const Replay replayed = replay(run_, endless_device(out_.question), trace_);
     set_phases(replayed);
     set_peak();
@@ -117,7 +121,7 @@ class EmulatedPrediction {
 
   void set_cost() {
     const Question& q = out_.question;
-    const eager::StepTime time = eager::step_time(run_.recorder, q.cluster, step_conditions(q), "steady", clock_);
+    const eager::StepTime time = time_.get();
     const double tokens = static_cast<double>(q.tokens_per_micro_batch() / q.job.sequence_parallel) * static_cast<double>(q.plan.accumulate);
     const eager::StepRates rates = eager::rates_of(time, q.cluster.device, tokens, model_flops_per_token(q.job.model, q.job.seq));
     const auto payload = [&](CollectiveKind kind) { return time.work.payload_bytes[static_cast<std::size_t>(kind)]; };
@@ -187,6 +191,7 @@ class EmulatedPrediction {
   DeviceTrace* trace_;
   eager::StepClock* clock_;
   Prediction out_;
+  std::future<eager::StepTime> time_;  ///< last: reads the others
 };
 
 // ---- our own engine ----

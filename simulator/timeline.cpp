@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 #include <string_view>
+#include <unordered_map>
 
 #include <fmt/format.h>
 
@@ -292,7 +293,7 @@ class EmulatedTimeline {
   void make(std::size_t storage) {
     const eager::StorageTag& tag = recorder_.tags()[storage];
     if (tag.place != eager::Place::device || size_[storage] == 0) return;
-    TimelineTensor tensor{.name = tag.site, .category = tag.category, .unit = eager::unit_name(tag.where), .stream = tag.stream, .bytes = Bytes(size_[storage]), .birth = 0, .death = 0, .why = ""};
+    TimelineTensor tensor{.name = tag.site, .category = tag.category, .unit = eager::unit_name(tag.where), .stream = tag.stream, .bytes = Bytes(size_[storage]), .birth = 0, .death = 0, .why = known_reason(tag.site)};
     if (trace_ != nullptr && trace_->blocks[taken_by_[storage]]) {
       tensor.address = trace_->blocks[taken_by_[storage]]->address;
       tensor.block_bytes = trace_->blocks[taken_by_[storage]]->size;
@@ -326,8 +327,16 @@ class EmulatedTimeline {
 
   bool in_phase(std::uint32_t instant, std::string_view end) const { return instant < out_.instants.size() && std::string_view(out_.instants[instant].phase).ends_with(end); }
 
+  /// Of a site that needs one; empty: of none. Sites are literals, so that each is looked up once.
+  std::string_view known_reason(const char* site) {
+    const auto [at, is_new] = reasons_.try_emplace(site);
+    if (!is_new) return at->second;
+    if (const auto known = reasons().find(site); known != reasons().end()) at->second = known->second;
+    return at->second;
+  }
+
   std::string_view why(const TimelineTensor& tensor) const {
-    if (const auto known = reasons().find(tensor.name); known != reasons().end()) return known->second;
+    if (!tensor.why.empty()) return tensor.why;
     switch (tensor.category) {
       case Category::parameters: return "parameters";
       case Category::gradients: return "a gradient";
@@ -350,6 +359,7 @@ class EmulatedTimeline {
   std::vector<std::size_t> made_;      ///< by storage: its tensor
   std::vector<std::int64_t> size_;     ///< by storage
   std::vector<std::size_t> taken_by_;  ///< by storage: the event that gave it its size
+  std::unordered_map<const char*, std::string_view> reasons_;
   std::size_t next_segments_ = 0;
   std::map<std::pair<Bytes, Bytes>, std::size_t> segments_;  ///< that are there, by address and size
   std::vector<const eager::RepeatedStretch*> repeated_;  ///< by Timeline::repeats

@@ -106,8 +106,46 @@ class Ref {
   T* object_ = nullptr;
 };
 
+/// Objects that come and go in millions: the memory of one is kept for the next, by thread.
+template <class T>
+class Pooled {
+ public:
+  static void* operator new(std::size_t bytes) {
+    std::vector<void*>& blocks = spare().blocks;
+    if (blocks.empty()) return ::operator new(bytes);
+    void* const block = blocks.back();
+    blocks.pop_back();
+    return block;
+  }
+  static void operator delete(void* block) noexcept {
+    std::vector<void*>& blocks = spare().blocks;
+    if (blocks.size() < blocks.capacity()) blocks.push_back(block);
+    else ::operator delete(block);
+  }
+
+ private:
+#ifdef __SANITIZE_ADDRESS__
+  static constexpr std::size_t kMostSpare = 0;  // what is used after its end is to be seen
+#else
+  static constexpr std::size_t kMostSpare = 8192;
+#endif
+  struct Spare {
+    Spare() { blocks.reserve(kMostSpare); }
+    Spare(const Spare&) = delete;
+    Spare& operator=(const Spare&) = delete;
+    ~Spare() {
+      for (void* block : blocks) ::operator delete(block);
+    }
+    std::vector<void*> blocks;
+  };
+  static Spare& spare() {
+    static thread_local Spare spare;
+    return spare;
+  }
+};
+
 /// Counted memory.
-struct StorageImpl {
+struct StorageImpl : Pooled<StorageImpl> {
   StorageImpl(Context& owner, std::int64_t size_bytes, const char* site, Category category);
   StorageImpl(const StorageImpl&) = delete;
   StorageImpl& operator=(const StorageImpl&) = delete;
@@ -238,7 +276,7 @@ struct NodeHooks {
 };
 
 /// A step of the autograd graph.
-class Node {
+class Node : public Pooled<Node> {
  public:
   Node(Context& owner, const char* node_name);
   Node(const Node&) = delete;
@@ -463,7 +501,7 @@ void backward(const Tensor& loss);
 /// torch.autograd.backward(roots, gradients).
 void backward(const Tensors& roots, const Tensors& gradients);
 
-struct TensorImpl {
+struct TensorImpl : Pooled<TensorImpl> {
   [[gnu::noinline]] static void destroy(TensorImpl* self);
   ~TensorImpl();
 
