@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
 #include <limits>
 #include <map>
 #include <string_view>
@@ -137,11 +138,11 @@ const std::map<std::string_view, std::string_view>& reasons() {
   return all;
 }
 
+/// build() is all of Detail::tensors; the device and the clock may be found meanwhile, and come to it afterwards.
 class EmulatedTimeline {
  public:
-  /// `trace` and `clock`: null for Detail::tensors.
-  EmulatedTimeline(Timeline& out, const eager::Recorder& recorder, Span span, const DeviceTrace* trace, const eager::StepClock* clock)
-      : out_(out), recorder_(recorder), span_(span), trace_(trace), clock_(clock), builder_(out), made_(recorder.tags().size(), kNone), size_(recorder.tags().size(), 0),
+  EmulatedTimeline(Timeline& out, const eager::Recorder& recorder, Span span)
+      : out_(out), recorder_(recorder), span_(span), builder_(out), seen_(recorder.events().size()), made_(recorder.tags().size(), kNone), size_(recorder.tags().size(), 0),
         taken_by_(recorder.tags().size(), kNone) {
     for (const MemoryEvent& event : recorder.events()) steps_ += event.kind == MemoryEvent::Kind::forget;
   }
@@ -158,13 +159,43 @@ class EmulatedTimeline {
       if (step_ > last_step()) break;
       if (event.kind == MemoryEvent::Kind::phase) phase_ = recorder_.phases()[event.storage].name;
       if (event.kind < MemoryEvent::Kind::phase) follow(event, i);
-      if (trace_ != nullptr) note_device(i);
+      seen_[i] = {inside() && !out_.instants.empty(), builder_.here(), builder_.first_seen()};
+      followed_ = i + 1;
     }
     builder_.finish();
+    for (TimelineTensor& tensor : out_.tensors) tensor.why = why(tensor);
+  }
+
+  void add_device(const DeviceTrace& trace) {
+    out_.endless = trace.failure.has_value();
+    for (std::size_t i = 0; i < out_.tensors.size(); ++i)
+      if (const auto& block = trace.blocks[asked_by_[i]]) {
+        out_.tensors[i].address = block->address;
+        out_.tensors[i].block_bytes = block->size;
+      }
+    for (std::size_t i = 0; i < followed_; ++i) note_device(trace, i);
     for (std::vector<TimelineStretch>* stretches : {&out_.segments, &out_.workspaces})
       settle(*stretches);
-    for (TimelineTensor& tensor : out_.tensors) tensor.why = why(tensor);
-    if (clock_ != nullptr) set_times();
+  }
+
+  /// Every op's times are those of what it runs on its own stream; an op that runs nothing stands where the compute stream has come to.
+  void add_times(const eager::StepClock& clock) {
+    out_.step = time_of(clock.step_s);
+    for (std::size_t i = 0; i < repeated_.size(); ++i)
+      if (repeated_[i]->end_activity > 0) out_.repeats[i].more = time_of(clock.more_rounds_s[static_cast<std::size_t>(repeated_[i] - recorder_.repeated().data())]);
+    for (std::size_t i = 0; i < recorder_.activities().size(); ++i) add_work(i, recorder_.activities()[i], clock.activities[i]);
+    for (const eager::ClockSpan& span : clock.exposed) out_.exposed.push_back({time_of(span.start_s), time_of(span.end_s)});
+    SimTime now;
+    std::size_t next = 0;
+    for (std::uint32_t i = 0; i < out_.instants.size(); ++i) {
+      TimelineInstant& instant = out_.instants[i];
+      if (step_of_[i] != last_step()) continue;
+      for (const TimelineRepeat& repeat : out_.repeats)
+        if (repeat.end == i) now += repeat.more;
+      if (!instant.start) instant.start = instant.end = now;
+      for (; next < out_.work.size() && out_.work[next].instant <= i; ++next)
+        if (out_.work[next].stream == Stream::compute) now = std::max(now, out_.work[next].end);
+    }
   }
 
  private:
@@ -178,14 +209,12 @@ class EmulatedTimeline {
   /// Instants of a stretch that begins or ends before this event.
   void note_repeats(std::size_t event) {
     if (!inside()) return;
-    for (std::size_t i = 0; i < recorder_.repeated().size(); ++i) {
-      const eager::RepeatedStretch& stretch = recorder_.repeated()[i];
+    for (const eager::RepeatedStretch& stretch : recorder_.repeated()) {
       if (stretch.begin_event == event) {
         out_.repeats.push_back({builder_.next(), builder_.next(), stretch.count, {}});
         repeated_.push_back(&stretch);
       }
       if (stretch.end_event == event) out_.repeats.back().end = builder_.next();
-      if (stretch.end_event == event && clock_ != nullptr && stretch.end_activity > 0) out_.repeats.back().more = time_of(clock_->more_rounds_s[i]);
     }
   }
 
@@ -196,18 +225,19 @@ class EmulatedTimeline {
     std::erase_if(stretches, [&](const TimelineStretch& stretch) { return stretch.birth > stretch.death || stretch.birth >= instants; });
   }
 
-  void note_device(std::size_t event) {
-    if (trace_->blocks[event] && recorder_.events()[event].kind == MemoryEvent::Kind::phase)
-      out_.workspaces.push_back({trace_->blocks[event]->address, trace_->blocks[event]->size, Stream::compute, inside() ? builder_.first_seen() : 0, kStillAlive});
-    if (next_segments_ < trace_->segments.size() && trace_->segments[next_segments_].first == event) note_segments(trace_->segments[next_segments_++].second);
-    if (!inside()) return;
-    builder_.taken(trace_->reserved[event]);
-    if (trace_->failure && trace_->failure->event == event && !out_.instants.empty()) out_.failure = TimelineFailure{builder_.here(), trace_->failure->error.segment_bytes, text(trace_->failure->error)};
+  void note_device(const DeviceTrace& trace, std::size_t event) {
+    const Seen& seen = seen_[event];
+    const std::uint32_t from = seen.shown ? seen.from : 0;
+    if (recorder_.events()[event].kind == MemoryEvent::Kind::phase && trace.blocks[event]) out_.workspaces.push_back({trace.blocks[event]->address, trace.blocks[event]->size, Stream::compute, from, kStillAlive});
+    if (next_segments_ < trace.segments.size() && trace.segments[next_segments_].first == event) note_segments(trace.segments[next_segments_++].second, from);
+    if (!seen.shown) return;
+    std::optional<Bytes>& most = out_.instants[seen.instant].taken;
+    most = std::max(most.value_or(trace.reserved[event]), trace.reserved[event]);
+    if (trace.failure && trace.failure->event == event) out_.failure = TimelineFailure{seen.instant, trace.failure->error.segment_bytes, text(trace.failure->error)};
   }
 
   /// A segment is there from the instant that first sees it until the one before it is gone, so that every block of an instant lies in one segment.
-  void note_segments(const std::vector<SegmentView>& now) {
-    const std::uint32_t from = inside() ? builder_.first_seen() : 0;
+  void note_segments(const std::vector<SegmentView>& now, std::uint32_t from) {
     std::map<std::pair<Bytes, Bytes>, std::size_t> gone;
     gone.swap(segments_);
     for (const SegmentView& segment : now) {
@@ -226,23 +256,6 @@ class EmulatedTimeline {
   }
 
   static SimTime time_of(double s) { return SimTime(std::llround(s * 1e9)); }
-
-  /// Every op's times are those of what it runs on its own stream; an op that runs nothing stands where the compute stream has come to.
-  void set_times() {
-    for (std::size_t i = 0; i < recorder_.activities().size(); ++i) add_work(i, recorder_.activities()[i], clock_->activities[i]);
-    for (const eager::ClockSpan& span : clock_->exposed) out_.exposed.push_back({time_of(span.start_s), time_of(span.end_s)});
-    SimTime now;
-    std::size_t next = 0;
-    for (std::uint32_t i = 0; i < out_.instants.size(); ++i) {
-      TimelineInstant& instant = out_.instants[i];
-      if (step_of_[i] != last_step()) continue;
-      for (const TimelineRepeat& repeat : out_.repeats)
-        if (repeat.end == i) now += repeat.more;
-      if (!instant.start) instant.start = instant.end = now;
-      for (; next < out_.work.size() && out_.work[next].instant <= i; ++next)
-        if (out_.work[next].stream == Stream::compute) now = std::max(now, out_.work[next].end);
-    }
-  }
 
   /// What is issued in a repeated stretch belongs to it, also where its last op is still the one that memory outside it is asked for by.
   std::size_t within_repeat(std::size_t index, std::size_t instant) const {
@@ -294,11 +307,8 @@ class EmulatedTimeline {
     const eager::StorageTag& tag = recorder_.tags()[storage];
     if (tag.place != eager::Place::device || size_[storage] == 0) return;
     TimelineTensor tensor{.name = tag.site, .category = tag.category, .unit = eager::unit_name(tag.where), .stream = tag.stream, .bytes = Bytes(size_[storage]), .birth = 0, .death = 0, .why = known_reason(tag.site)};
-    if (trace_ != nullptr && trace_->blocks[taken_by_[storage]]) {
-      tensor.address = trace_->blocks[taken_by_[storage]]->address;
-      tensor.block_bytes = trace_->blocks[taken_by_[storage]]->size;
-    }
     made_[storage] = builder_.birth(std::move(tensor));
+    asked_by_.push_back(taken_by_[storage]);
   }
 
   void unmake(std::size_t storage) {
@@ -353,9 +363,14 @@ class EmulatedTimeline {
   Timeline& out_;
   const eager::Recorder& recorder_;
   Span span_;
-  const DeviceTrace* trace_;
-  const eager::StepClock* clock_;
   Builder builder_;
+  struct Seen {
+    bool shown = false;
+    std::uint32_t instant = 0, from = 0;  ///< what has come and is no tensor is seen from the second on
+  };
+  std::vector<Seen> seen_;  ///< by event
+  std::size_t followed_ = 0;
+  std::vector<std::size_t> asked_by_;  ///< by tensor: the event that gave it its size
   std::vector<std::size_t> made_;      ///< by storage: its tensor
   std::vector<std::int64_t> size_;     ///< by storage
   std::vector<std::size_t> taken_by_;  ///< by storage: the event that gave it its size
@@ -470,15 +485,24 @@ eager::StepClock clock_of(const EmulatedRun& run, Span span) {
   return out;
 }
 
-Timeline emulated_timeline(const EmulatedRun& run, Span span, const DeviceTrace* trace, const eager::StepClock* clock) {
+Timeline empty_timeline(const EmulatedRun& run) {
   Timeline out;
   out.question = run.question;
   out.capacity = run.question.cluster.device.capacity_bytes;
   out.usable = out.capacity - outside_of_emulated(run.question).total();
-  out.endless = trace != nullptr && trace->failure;
-  if (clock != nullptr && span != Span::init) out.step = SimTime(std::llround(clock->step_s * 1e9));
-  EmulatedTimeline(out, run.recorder, span, trace, span == Span::init ? nullptr : clock).build();
   return out;
+}
+
+/// span_of_peak() before there is a Prediction.
+Span span_of_peak(const std::vector<eager::PhasePeak>& phases) {
+  std::int64_t whole = 0, steady = 0;
+  std::string_view of_peak;
+  for (const eager::PhasePeak& phase : phases) {
+    const std::int64_t bytes = phase.bytes[static_cast<std::size_t>(eager::Place::device)];
+    if (bytes > whole) whole = bytes, of_peak = phase.name;
+    if (phase.name.starts_with("steady")) steady = std::max(steady, bytes);
+  }
+  return steady == whole ? Span::steady : of_peak.starts_with("first") ? Span::first : Span::whole;
 }
 
 }  // namespace
@@ -528,10 +552,13 @@ Timeline timeline_of(const Question& question, Span span, EmulatedDevice device,
     return out;
   }
   const EmulatedRun run(question, {.device = device});
-  if (detail == Detail::tensors) return emulated_timeline(run, span, nullptr, nullptr);
-  const DeviceTrace trace = trace_device(run, detail == Detail::addresses);
-  const eager::StepClock clock = clock_of(run, span);
-  return emulated_timeline(run, span, &trace, &clock);
+  out = empty_timeline(run);
+  EmulatedTimeline timeline(out, run.recorder, span);
+  timeline.build();
+  if (detail == Detail::tensors) return out;
+  timeline.add_device(trace_device(run, detail == Detail::addresses));
+  if (span != Span::init) timeline.add_times(clock_of(run, span));
+  return out;
 }
 
 Span span_of_peak(const Prediction& prediction) {
@@ -546,12 +573,18 @@ PredictionAndTimeline predict_with_timeline(const Question& question, std::optio
     return {std::move(prediction), timeline_of(question, span, EmulatedDevice::gpu, Detail::device)};
   }
   const EmulatedRun run(question, {});
+  const Span span = asked_span.value_or(span_of_peak(run.peaks.phases));
+  Timeline out = empty_timeline(run);
+  EmulatedTimeline timeline(out, run.recorder, span);
+  std::future<void> built = std::async(std::launch::async, [&] { timeline.build(); });
   DeviceTrace trace;
   eager::StepClock clock;
   Prediction prediction = predict(run, &trace, &clock);
-  const Span span = asked_span.value_or(span_of_peak(prediction));
+  built.get();
+  timeline.add_device(trace);
   if (span == Span::first) clock = clock_of(run, span);
-  return {std::move(prediction), emulated_timeline(run, span, &trace, &clock)};
+  if (span != Span::init) timeline.add_times(clock);
+  return {std::move(prediction), std::move(out)};
 }
 
 }  // namespace zeroplan
