@@ -184,6 +184,7 @@ class EmulatedTimeline {
     for (std::size_t i = 0; i < repeated_.size(); ++i)
       if (repeated_[i]->end_activity > 0) out_.repeats[i].more = time_of(clock.more_rounds_s[static_cast<std::size_t>(repeated_[i] - recorder_.repeated().data())]);
     for (std::size_t i = 0; i < recorder_.activities().size(); ++i) add_work(i, recorder_.activities()[i], clock.activities[i]);
+    for (std::size_t i = 0; i < kStreamCount; ++i) set_op_time(static_cast<Stream>(i));
     for (const eager::ClockSpan& span : clock.exposed) out_.exposed.push_back({time_of(span.start_s), time_of(span.end_s)});
     SimTime now;
     std::size_t next = 0;
@@ -271,8 +272,8 @@ class EmulatedTimeline {
     using Kind = eager::Activity::Kind;
     const bool waits = activity.kind == Kind::record || activity.kind == Kind::wait || activity.kind == Kind::synchronize;
     if (waits || span.end_s <= span.start_s || ops_.empty()) return;
-    const auto after = std::upper_bound(ops_.begin(), ops_.end(), activity.op);
-    const std::size_t instant = within_repeat(index, static_cast<std::size_t>(std::max<std::ptrdiff_t>(0, after - ops_.begin() - 1)));
+    while (begun_ < ops_.size() && ops_[begun_] <= activity.op) ++begun_;  // activities are in the order of their ops
+    const std::size_t instant = within_repeat(index, begun_ - std::min<std::size_t>(begun_, 1));
     const TimelineWork work{.kind = activity.kind == Kind::kernel ? TimelineWork::Kind::kernel
                                     : activity.kind == Kind::collective ? TimelineWork::Kind::collective
                                     : activity.kind == Kind::copy_to_device || activity.kind == Kind::copy_to_host ? TimelineWork::Kind::copy
@@ -280,10 +281,25 @@ class EmulatedTimeline {
                             .name = activity.op == 0 ? "" : recorder_.ops()[activity.op - 1].name, .stream = activity.stream, .instant = static_cast<std::uint32_t>(instant),
                             .start = time_of(span.start_s), .end = time_of(span.end_s)};
     out_.work.push_back(work);
-    for (std::size_t next = instant + 1; next > within_repeat(index, 0) && ops_[next - 1] == activity.op && out_.instants[next - 1].stream == activity.stream; --next) {
+    OpTime& time = op_times_[static_cast<std::size_t>(activity.stream)];
+    const OpTime now{.op = activity.op, .instant = instant, .first = within_repeat(index, 0), .start = work.start, .end = work.end};
+    if (time.op == now.op && time.instant == now.instant && time.first == now.first) {
+      time.start = std::min(time.start, now.start);
+      time.end = std::max(time.end, now.end);
+    } else {
+      set_op_time(activity.stream);
+      time = now;
+    }
+  }
+
+  /// To all instants of the op on its stream.
+  void set_op_time(Stream stream) {
+    const OpTime& time = op_times_[static_cast<std::size_t>(stream)];
+    if (!time.op) return;
+    for (std::size_t next = time.instant + 1; next > time.first && ops_[next - 1] == *time.op && out_.instants[next - 1].stream == stream; --next) {
       TimelineInstant& of = out_.instants[next - 1];
-      of.start = std::min(of.start.value_or(work.start), work.start);
-      of.end = std::max(of.end.value_or(work.end), work.end);
+      of.start = std::min(of.start.value_or(time.start), time.start);
+      of.end = std::max(of.end.value_or(time.end), time.end);
     }
   }
 
@@ -369,6 +385,13 @@ class EmulatedTimeline {
     std::uint32_t instant = 0, from = 0;  ///< what has come and is no tensor is seen from the second on
   };
   std::vector<Seen> seen_;  ///< by event
+  /// From the first work of an op on a stream to the last; an op may have many works and many instants.
+  struct OpTime {
+    std::optional<std::uint32_t> op = {};
+    std::size_t instant = 0, first = 0;
+    SimTime start = {}, end = {};
+  };
+  std::array<OpTime, kStreamCount> op_times_{};  ///< of each stream's latest
   std::size_t followed_ = 0;
   std::vector<std::size_t> asked_by_;  ///< by tensor: the event that gave it its size
   std::vector<std::size_t> made_;      ///< by storage: its tensor
@@ -379,6 +402,7 @@ class EmulatedTimeline {
   std::map<std::pair<Bytes, Bytes>, std::size_t> segments_;  ///< that are there, by address and size
   std::vector<const eager::RepeatedStretch*> repeated_;  ///< by Timeline::repeats
   std::vector<std::uint32_t> ops_;     ///< by instant
+  std::size_t begun_ = 0;              ///< instants, when the latest work was issued
   std::vector<int> step_of_;           ///< by instant
   int steps_ = 0, step_ = 0;
   std::uint32_t op_ = std::numeric_limits<std::uint32_t>::max();
