@@ -424,8 +424,8 @@ class Gaps {
 };
 
 bool tool_is_emulated(const Question& question) {
-  constexpr std::array<std::string_view, 3> kOthers{"arctic-training", "llm-foundry", ""};  // and torchtitan
-  return runs_transformers(question.plan) || runs_torchtitan(question) || std::find(kOthers.begin(), kOthers.end(), question.plan.tool) != kOthers.end();
+  constexpr std::array<std::string_view, 3> kOthers{"arctic-training", "llm-foundry", ""};  // and torchtitan, on FSDP2
+  return runs_transformers(question.plan) || (runs_torchtitan(question) && emulated_engine(question) == Emulated::fsdp2) || std::find(kOthers.begin(), kOthers.end(), question.plan.tool) != kOthers.end();
 }
 
 bool optimizer_is_gap(Optimizer optimizer, bool zero) {
