@@ -468,10 +468,10 @@ std::vector<Stretch> aligned(const Curve& a, const Curve& b) {
   const TimeSpan whole_a{SimTime(), a.duration}, whole_b{SimTime(), b.duration};
   if (a.phases.empty() || b.phases.empty()) return {{whole_a, whole_b, 0, 1, {}}};
   std::size_t front = equal_front(a.phases, b.phases);
-  const std::size_t back = equal_back(a.phases, b.phases, std::min(a.phases.size(), b.phases.size()) - front);
-  // Micro batches that only one of them has join the phase before: no stretch is empty on one side.
+  std::size_t back = equal_back(a.phases, b.phases, std::min(a.phases.size(), b.phases.size()) - front);
+  // Micro batches that only one of them has join the phase before, or where there is none the one after: no stretch is empty on one side.
   const bool rest_a = front + back < a.phases.size(), rest_b = front + back < b.phases.size();
-  if (rest_a != rest_b && front > 0) --front;
+  if (rest_a != rest_b) --(front > 0 ? front : back);
   if (front + back == 0) return {{whole_a, whole_b, 0, 1, {}}};
   std::vector<Stretch> out;
   const auto add = [&](TimeSpan x, TimeSpan y, std::optional<Phase> phase) { out.push_back({x, y, 0, 0, phase}); };

@@ -138,6 +138,23 @@ TEST_CASE("two curves meet phase by phase, and the columns of a picture reach bo
   }
 }
 
+TEST_CASE("a phase that only one curve begins with joins the one after it", "[unit]") {
+  const auto curve = [](std::vector<PhaseSpan> phases) {
+    Curve out;
+    out.duration = phases.back().time.end;
+    out.phases = std::move(phases);
+    return out;
+  };
+  const auto span = [](std::int64_t begin, std::int64_t end) { return TimeSpan{SimTime(begin), SimTime(end)}; };
+  const Curve longer = curve({{Phase::forward, span(0, 10)}, {Phase::backward, span(10, 30)}, {Phase::step, span(30, 40)}}), shorter = curve({{Phase::backward, span(0, 20)}, {Phase::step, span(20, 30)}});
+  const std::vector<Stretch> stretches = aligned(longer, shorter);
+  REQUIRE(stretches.size() == 2);
+  CHECK(stretches[0].a.end == SimTime(30));
+  CHECK(stretches[0].b.end == SimTime(20));
+  CHECK(stretches[1].phase == Phase::step);
+  CHECK(aligned(shorter, longer)[0].b.end == SimTime(30));
+}
+
 TEST_CASE("differences by unit and by tensor each add up to the difference of the peaks, and say where each is") {
   Workbench workbench;
   const Curve a = curve_of(*workbench.compute(asked("qwen2.5-0.5b --on 8xa100-80g --engine zeroplan --stage 3"), Addresses::leave_out));
