@@ -1,7 +1,11 @@
 #include "gui/models/words.h"
 
 #include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <set>
+#include <string>
 
 #include "gui/models/plan_tables.h"
 #include "gui/models/workbench.h"
@@ -23,6 +27,20 @@ TEST_CASE("both languages of an entry take the same values, and no entry is twic
     INFO(pair.english);
     REQUIRE(placeholders(pair.english) == placeholders(pair.chinese));
     REQUIRE(seen.insert(pair.english).second);
+  }
+}
+
+TEST_CASE("no entry is stale: what is translated stands in the sources") {
+  namespace fs = std::filesystem;
+  std::string sources;
+  for (const char* folder : {"gui", "planner", "simulator", "profiles"})
+    for (const fs::directory_entry& file : fs::recursive_directory_iterator(fs::path(ZEROPLAN_SOURCES) / folder))
+      if (const auto kind = file.path().extension(); kind == ".cpp" || kind == ".h") sources += std::string(std::istreambuf_iterator<char>(std::ifstream(file.path(), std::ios::binary).rdbuf()), {});
+  for (const Pair& pair : kWords) {
+    std::string literal = "\"";
+    for (const char c : pair.english) literal += c == '"' || c == '\\' ? std::string{'\\', c} : std::string{c};
+    INFO(pair.english);
+    CHECK(sources.find(literal + "\"") != std::string::npos);
   }
 }
 
