@@ -178,13 +178,15 @@ class EmulatedPrediction {
 
   /// The least memory for the allocator with which the job runs, a few per cent above at most: between what is allocated at the peak and what an endless device would reserve.
   Bytes least_capacity(ReplayOptions options) const {
-    for (const double factor : {1.005, 1.02, 1.05, 1.1, 1.2, 1.4}) {
-      const Bytes capacity(static_cast<std::int64_t>(factor * static_cast<double>(out_.whole.allocated.value())));
-      if (capacity >= out_.whole.reserved) break;
+    std::vector<Bytes> tried;
+    for (const double factor : {1.005, 1.02, 1.05, 1.1, 1.2, 1.4}) tried.emplace_back(static_cast<std::int64_t>(factor * static_cast<double>(out_.whole.allocated.value())));
+    std::erase_if(tried, [&](Bytes capacity) { return capacity >= out_.whole.reserved; });
+    // What suffices is halved down to: a replay takes as long as the emulation does.
+    const auto least = std::partition_point(tried.begin(), tried.end(), [&](Bytes capacity) {
       options.allocator.capacity_bytes = capacity;
-      if (!replay(run_.recorder, options).failure) return capacity;
-    }
-    return out_.whole.reserved;
+      return replay(run_.recorder, options).failure.has_value();
+    });
+    return least == tried.end() ? out_.whole.reserved : *least;
   }
 
   const EmulatedRun& run_;

@@ -56,20 +56,31 @@ class Replayer {
 
   /// The rounds after the first. Storages that one handed on to the next have their indices where the next looks for them.
   void follow_again(const eager::RepeatedStretch& stretch) {
-    constexpr std::int64_t kMostRounds = 64;  // an allocator that has not come to rest by then is left as it is
-    State before = state(stretch);
-    for (std::int64_t round = 1; round < std::min(stretch.count, kMostRounds) && !replay_.failure; ++round) {
-      for (eager::StorageIndex storage = stretch.begin_storage; storage < stretch.end_storage; ++storage)
-        if (Held& held = blocks_[storage]; held.held) blocks_[storage - stretch.storages()] = std::exchange(held, {});
-      const std::int64_t retries = allocator_.counters().retries;
-      follow(stretch.begin_event, stretch.end_event);
-      State after = state(stretch);
-      if (after == before) {
-        more_retries_ += (stretch.count - 1 - round) * (allocator_.counters().retries - retries);
+    constexpr std::size_t kMostStates = 64;  // an allocator that has come to none of them again is left as it is
+    std::vector<State> seen{state(stretch)};
+    std::vector<std::int64_t> retries{allocator_.counters().retries};
+    std::int64_t left = stretch.count - 1;
+    while (left > 0 && !replay_.failure && seen.size() <= kMostStates) {
+      follow_round(stretch);
+      --left;
+      State now = state(stretch);
+      const auto before = static_cast<std::size_t>(std::find(seen.begin(), seen.end(), now) - seen.begin());
+      if (before < seen.size()) {
+        // From here on the same rounds come again and again; what is left of the last time is followed.
+        const auto period = static_cast<std::int64_t>(seen.size() - before);
+        more_retries_ += left / period * (allocator_.counters().retries - retries[before]);
+        for (left %= period; left > 0 && !replay_.failure; --left) follow_round(stretch);
         return;
       }
-      before = std::move(after);
+      seen.push_back(std::move(now));
+      retries.push_back(allocator_.counters().retries);
     }
+  }
+
+  void follow_round(const eager::RepeatedStretch& stretch) {
+    for (eager::StorageIndex storage = stretch.begin_storage; storage < stretch.end_storage; ++storage)
+      if (Held& held = blocks_[storage]; held.held) blocks_[storage - stretch.storages()] = std::exchange(held, {});
+    follow(stretch.begin_event, stretch.end_event);
   }
 
   /// All that what follows depends on: blocks, free or not, and whose are those that the stretch hands on.
