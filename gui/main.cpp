@@ -20,7 +20,7 @@
 #include "gui/views/plan_screen.h"
 #include "planner/core/error.h"
 #include "planner/core/exit_code.h"
-#include "planner/core/process_memory.h"
+#include "planner/core/heap.h"
 
 namespace {
 

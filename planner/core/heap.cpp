@@ -1,4 +1,4 @@
-#include "planner/core/process_memory.h"
+#include "planner/core/heap.h"
 
 #include <cstdlib>
 
