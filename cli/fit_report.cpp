@@ -122,8 +122,9 @@ void print_measures(const Prediction& p) {
     fmt::print("  measures   {} live; the arena with its addresses takes {} ({:+.2f} %)\n", format_gib(p.whole.requested), format_gib(p.must_fit),
                100.0 * (static_cast<double>(p.must_fit.value()) / static_cast<double>(p.whole.requested.value()) - 1.0));
   else
-    fmt::print("  measures   requested {} ≤ allocated {} ≤ active {} ≤ reserved {}; nvidia-smi shows {}\n", format_gib(p.whole.requested), format_gib(p.whole.allocated), format_gib(p.whole.active),
-               format_gib(p.whole.reserved), format_gib(p.device_used()));
+    fmt::print("  measures   requested {} ≤ allocated {} ≤ active {} ≤ reserved {}{} {}\n", format_gib(p.whole.requested), format_gib(p.whole.allocated), format_gib(p.whole.active), format_gib(p.whole.reserved),
+               p.must_fit == p.whole.reserved ? "; nvidia-smi shows" : fmt::format(" where there is room, {} (the need) where the cache is emptied in time; nvidia-smi then shows", format_gib(p.must_fit)),
+               format_gib(p.device_used()));
 }
 
 void print_outside(const Prediction& p) {

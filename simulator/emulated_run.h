@@ -5,6 +5,9 @@
 #include <optional>
 #include <vector>
 
+#include <fmt/format.h>
+
+#include "planner/core/error.h"
 #include "planner/engines/emulation.h"
 #include "simulator/prediction.h"
 #include "simulator/replay.h"
@@ -33,6 +36,17 @@ struct EmulatedRun {
   eager::Recorder recorder;
   eager::PhasePeaks peaks;
 };
+
+/// What `make` makes for the question; where bytes or times are more than an int64 holds, UsageError with what to lower.
+template <class Make>
+auto within_int64(const Question& question, const Make& make) {
+  try {
+    return make();
+  } catch (const OverflowError& error) {
+    throw UsageError(fmt::format("micro_batch={} × seq={}, accumulate={} on model {}: {}. Lower micro_batch, seq or accumulate", question.plan.micro_batch, question.job.seq, question.plan.accumulate,
+                                 question.job.model.name, error.what()));
+  }
+}
 
 Replay replay(const EmulatedRun& run, const ReplayOptions& options, DeviceTrace* trace, bool with_segments = false);
 

@@ -5,7 +5,6 @@
 
 #include <fmt/format.h>
 
-#include "planner/core/error.h"
 #include "planner/engines/eager/step_time.h"
 #include "planner/price/price.h"
 #include "simulator/emulated_run.h"
@@ -257,13 +256,7 @@ const PhaseMeasures* Prediction::phase(const std::string& name) const {
 }
 
 Prediction predict(const Question& question, const PredictOptions& options) {
-  try {
-    if (question.plan.engine == Engine::zeroplan) return predict_ours(question);
-    return predict(EmulatedRun(question, options), nullptr, nullptr);
-  } catch (const OverflowError& error) {
-    throw UsageError(fmt::format("micro_batch={} × seq={}, accumulate={} on model {}: {}. Lower micro_batch, seq or accumulate", question.plan.micro_batch, question.job.seq, question.plan.accumulate,
-                                 question.job.model.name, error.what()));
-  }
+  return within_int64(question, [&] { return question.plan.engine == Engine::zeroplan ? predict_ours(question) : predict(EmulatedRun(question, options), nullptr, nullptr); });
 }
 
 Prediction predict(const EmulatedRun& run, DeviceTrace* trace, eager::StepClock* clock) { return EmulatedPrediction(run, trace, clock).predict(); }

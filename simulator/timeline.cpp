@@ -23,8 +23,6 @@ using eager::MemoryEvent;
 
 constexpr std::uint32_t kStillAlive = std::numeric_limits<std::uint32_t>::max();
 
-std::string unit_name(UnitKind kind, std::int64_t block) { return kind == UnitKind::block ? fmt::format("block[{}]", block) : std::string(name_of(kind)); }
-
 /// Grows a Timeline from births and deaths in issue order.
 class Builder {
  public:
@@ -256,7 +254,10 @@ class EmulatedTimeline {
     }
   }
 
-  static SimTime time_of(double s) { return SimTime(std::llround(s * 1e9)); }
+  static SimTime time_of(double s) {
+    if (s * 1e9 >= 9.2e18) detail::overflow();
+    return SimTime(std::llround(s * 1e9));
+  }
 
   /// What is issued in a repeated stretch belongs to it, also where its last op is still the one that memory outside it is asked for by.
   std::size_t within_repeat(std::size_t index, std::size_t instant) const {
@@ -436,12 +437,12 @@ class CompiledTimeline {
     for_each_instruction(program_, nodes, [&](const Fragment& fragment, std::uint16_t, std::size_t index, std::int32_t block, std::int64_t, bool) {
       const Instruction& instruction = fragment.instructions[index];
       const std::string phase = fragment.phase == Phase::init ? "init" : step + std::string(name_of(fragment.phase));
-      if (shown) builder_.at(fmt::format("{} {}", fragment.name, name_of(instruction.op)), unit_name(fragment.unit, block), phase, instruction.stream);
+      if (shown) builder_.at(fmt::format("{} {}", fragment.name, name_of(instruction.op)), eager::unit_name({fragment.unit, block}), phase, instruction.stream);
       if (shown && index_ < clock_.size() && fragment.phase != Phase::init) builder_.timed(clock_[index_].first, clock_[index_].second);
       ++index_;
       for (std::size_t b = instruction.births_begin; b < instruction.births_end; ++b) birth(fragment.births[b], block);
       if (instruction.scratch_bytes > Bytes() && shown) {
-        const std::size_t scratch = builder_.birth({.name = fmt::format("scratch of {}", name_of(instruction.op)), .category = Category::scratch, .unit = unit_name(fragment.unit, block), .stream = instruction.stream,
+        const std::size_t scratch = builder_.birth({.name = fmt::format("scratch of {}", name_of(instruction.op)), .category = Category::scratch, .unit = eager::unit_name({fragment.unit, block}), .stream = instruction.stream,
                                                     .bytes = instruction.scratch_bytes, .birth = 0, .death = 0, .why = "while the kernel runs"});
         builder_.death(scratch);
       }
@@ -454,7 +455,7 @@ class CompiledTimeline {
   void birth(InstanceRef ref, std::int32_t block) {
     const Storage& storage = program_.storages[ref.storage];
     const auto at = key(storage, ref, block);
-    alive_[at] = builder_.birth({.name = std::string(storage.name), .category = storage.category, .unit = storage.per_block ? unit_name(UnitKind::block, at.second) : std::string(name_of(storage.unit)),
+    alive_[at] = builder_.birth({.name = std::string(storage.name), .category = storage.category, .unit = eager::unit_name({storage.per_block ? UnitKind::block : storage.unit, static_cast<std::int32_t>(at.second)}),
                                  .stream = Stream::compute, .bytes = storage.bytes, .birth = 0, .death = 0, .why = storage.why});
   }
 
@@ -517,6 +518,9 @@ Timeline empty_timeline(const EmulatedRun& run) {
   return out;
 }
 
+/// The steady step where it comes up to the peak of the whole run.
+Span span_of(bool steady_comes_up, std::string_view phase_of_peak) { return steady_comes_up ? Span::steady : phase_of_peak.starts_with("first") ? Span::first : Span::whole; }
+
 /// span_of_peak() before there is a Prediction.
 Span span_of_peak(const std::vector<eager::PhasePeak>& phases) {
   std::int64_t whole = 0, steady = 0;
@@ -526,7 +530,7 @@ Span span_of_peak(const std::vector<eager::PhasePeak>& phases) {
     if (bytes > whole) whole = bytes, of_peak = phase.name;
     if (phase.name.starts_with("steady")) steady = std::max(steady, bytes);
   }
-  return steady == whole ? Span::steady : of_peak.starts_with("first") ? Span::first : Span::whole;
+  return span_of(steady == whole, of_peak);
 }
 
 }  // namespace
@@ -561,7 +565,9 @@ std::string instant_line(const Timeline& t, std::size_t instant) {
   return i.phase == "before" ? "before this step" : fmt::format("{}: {}{}{}", i.phase, i.name, i.unit.empty() ? "" : " ", i.unit);
 }
 
-Timeline timeline_of(const Question& question, Span span, EmulatedDevice device, Detail detail) {
+namespace {
+
+Timeline any_timeline(const Question& question, Span span, EmulatedDevice device, Detail detail) {
   Timeline out;
   out.question = question;
   out.capacity = question.cluster.device.capacity_bytes;
@@ -585,17 +591,7 @@ Timeline timeline_of(const Question& question, Span span, EmulatedDevice device,
   return out;
 }
 
-Span span_of_peak(const Prediction& prediction) {
-  if (prediction.steady.requested == prediction.whole.requested) return Span::steady;
-  return prediction.peak.phase.starts_with("first") ? Span::first : Span::whole;
-}
-
-PredictionAndTimeline predict_with_timeline(const Question& question, std::optional<Span> asked_span) {
-  if (question.plan.engine == Engine::zeroplan) {
-    Prediction prediction = predict(question);
-    const Span span = asked_span.value_or(span_of_peak(prediction));
-    return {std::move(prediction), timeline_of(question, span, EmulatedDevice::gpu, Detail::device)};
-  }
+PredictionAndTimeline emulated_with_timeline(const Question& question, std::optional<Span> asked_span) {
   const EmulatedRun run(question, {});
   const Span span = asked_span.value_or(span_of_peak(run.peaks.phases));
   Timeline out = empty_timeline(run);
@@ -609,6 +605,21 @@ PredictionAndTimeline predict_with_timeline(const Question& question, std::optio
   if (span == Span::first) clock = clock_of(run, span);
   if (span != Span::init) timeline.add_times(clock);
   return {std::move(prediction), std::move(out)};
+}
+
+}  // namespace
+
+Span span_of_peak(const Prediction& prediction) { return span_of(prediction.steady.requested == prediction.whole.requested, prediction.peak.phase); }
+
+Timeline timeline_of(const Question& question, Span span, EmulatedDevice device, Detail detail) {
+  return within_int64(question, [&] { return any_timeline(question, span, device, detail); });
+}
+
+PredictionAndTimeline predict_with_timeline(const Question& question, std::optional<Span> span) {
+  if (question.plan.engine != Engine::zeroplan) return within_int64(question, [&] { return emulated_with_timeline(question, span); });
+  Prediction prediction = predict(question);
+  Timeline timeline = timeline_of(question, span.value_or(span_of_peak(prediction)), EmulatedDevice::gpu, Detail::device);
+  return {std::move(prediction), std::move(timeline)};
 }
 
 }  // namespace zeroplan

@@ -18,7 +18,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kHead = 1 << 16;
-constexpr std::uintmax_t kMostJson = std::uintmax_t{64} << 20;  // of one object: plans and settings are small
 constexpr const char* kWhatOpens =
     "open a plan.json, a session, a Hugging Face config.json, a DeepSpeed JSON, a memory snapshot (.pickle), or the JSON Lines of a trace or a run";
 
@@ -58,7 +57,6 @@ bool is_deepspeed(const json& object) {
 }
 
 FileKind kind_of_object(const std::string& file) {
-  if (std::filesystem::file_size(file) > kMostJson) throw InputError(file, "", "is one JSON object of more than 64 MiB", kWhatOpens);
   const json object = read_json_file(file);
   if (!object.is_object()) throw InputError(file, "", "is JSON, but no object", kWhatOpens);
   if (const auto format = object.find("format"); format != object.end() && format->is_string()) {

@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "planner/core/error.h"
+#include "planner/core/json_fields.h"
 
 namespace zeroplan::gui {
 namespace {
@@ -18,59 +19,22 @@ constexpr const char* kRemedy = "save it again with Save session";
 
 json json_of(const Asked& asked) { return {{"model_word", asked.model_word}, {"cluster_word", asked.cluster_word}, {"plan", plan_to_json(asked.question)}}; }
 
-// One object whose keys are all used, each of the type that is asked for.
-class Reader {
- public:
-  Reader(const json& object, std::string file, std::string place) : object_(object), file_(std::move(file)), place_(std::move(place)) {
-    if (!object.is_object()) refuse("", "is no object");
-  }
+constexpr NumberRange kRatio{0, 1};
+constexpr IntegerRange kEvent{0, std::numeric_limits<std::int64_t>::max()};
 
-  const json& at(const char* key) {
-    const auto it = object_.find(key);
-    if (it == object_.end()) refuse(key, "is missing");
-    known_.push_back(key);
-    return *it;
-  }
-  std::string text(const char* key) {
-    const json& value = at(key);
-    if (!value.is_string()) refuse(key, "is no text");
-    return value;
-  }
-  double ratio(const char* key) {
-    const json& value = at(key);
-    if (!value.is_number() || value.get<double>() < 0 || value.get<double>() > 1) refuse(key, "is no number from 0 to 1");
-    return value;
-  }
-  std::int64_t count(const char* key) {
-    const json& value = at(key);
-    if (!value.is_number_integer() || value.get<std::int64_t>() < 0) refuse(key, "is no count");
-    return value;
-  }
-  bool boolean(const char* key) {
-    const json& value = at(key);
-    if (!value.is_boolean()) refuse(key, "is neither true nor false");
-    return value;
-  }
-  Reader object(const char* key) { return {at(key), file_, place_ + "/" + key}; }
-  void end() const {
-    for (const auto& [key, value] : object_.items())
-      if (std::find(known_.begin(), known_.end(), key) == known_.end()) refuse(key, "is not known");
-  }
-  [[noreturn]] void refuse(const std::string& key, const std::string& problem) const { throw InputError(file_, key.empty() ? place_ : place_ + "/" + key, problem, kRemedy); }
-  const std::string& file() const { return file_; }
+/// May be empty.
+std::string words_of(const JsonFields& fields, const char* key) {
+  const json& value = fields.at(key);
+  if (!value.is_string()) fields.fail(key, fmt::format("must be a text, got {}", describe(value)), kRemedy);
+  return value;
+}
 
- private:
-  const json& object_;
-  std::string file_, place_;
-  std::vector<std::string> known_;
-};
-
-Asked asked_of_json(Reader reader) {
+Asked asked_of_json(const JsonFields& fields) {
+  fields.refuse_unknown({"model_word", "cluster_word", "plan"});
   Asked out;
-  out.model_word = reader.text("model_word");
-  out.cluster_word = reader.text("cluster_word");
-  out.question = plan_from_json(reader.at("plan"), reader.file());
-  reader.end();
+  out.model_word = words_of(fields, "model_word");
+  out.cluster_word = words_of(fields, "cluster_word");
+  out.question = plan_from_json(fields.at("plan"), fields.file());
   return out;
 }
 
@@ -96,33 +60,31 @@ std::string session_text(const SessionFile& s) {
 }
 
 SessionFile session_of_text(const std::string& text, const std::string& file) {
-  const json whole = json::parse(text, nullptr, false);
-  if (whole.is_discarded()) throw InputError(file, "", "is no JSON", kRemedy);
+  const json whole = parse_json(text, file);
   check_format(whole, file);
-  Reader reader(whole, file, "");
-  for (const char* seen : {"format", "version"}) (void)reader.at(seen);
+  const JsonFields fields(whole, file, "");
+  fields.refuse_unknown({"format", "version", "b", "a", "a_is_pinned", "screen", "view", "files", "compare"});
   SessionFile out;
-  out.b = asked_of_json(reader.object("b"));
-  if (!reader.at("a").is_null()) out.a = asked_of_json(reader.object("a"));
-  out.a_is_pinned = reader.boolean("a_is_pinned");
-  out.screen = reader.text("screen");
-  Reader view = reader.object("view");
-  out.from_ratio = view.ratio("from_ratio");
-  out.to_ratio = view.ratio("to_ratio");
-  if (out.from_ratio >= out.to_ratio) view.refuse("to_ratio", "is not after from_ratio");
-  out.selected_event = view.count("selected_event");
-  view.end();
-  const json& files = reader.at("files");
-  if (!files.is_array()) reader.refuse("files", "is no list");
+  out.b = asked_of_json(fields.object("b"));
+  if (fields.has("a")) out.a = asked_of_json(fields.object("a"));
+  out.a_is_pinned = fields.boolean("a_is_pinned");
+  out.screen = fields.text("screen");
+  const JsonFields view = fields.object("view");
+  view.refuse_unknown({"from_ratio", "to_ratio", "selected_event"});
+  out.from_ratio = view.number("from_ratio", kRatio);
+  out.to_ratio = view.number("to_ratio", kRatio);
+  if (out.from_ratio >= out.to_ratio) view.fail("to_ratio", "is not after from_ratio", kRemedy);
+  out.selected_event = view.integer("selected_event", kEvent);
+  const json& files = fields.at("files");
+  if (!files.is_array()) fields.fail("files", fmt::format("must be a list, got {}", describe(files)), kRemedy);
   for (const json& name : files) {
-    if (!name.is_string()) reader.refuse("files", "holds what is no file name");
+    if (!name.is_string()) fields.fail("files", fmt::format("must hold file names, got {}", describe(name)), kRemedy);
     out.files.push_back(name);
   }
-  Reader compare = reader.object("compare");
-  out.compare_a = compare.text("a");
-  out.compare_b = compare.text("b");
-  compare.end();
-  reader.end();
+  const JsonFields compare = fields.object("compare");
+  compare.refuse_unknown({"a", "b"});
+  out.compare_a = words_of(compare, "a");
+  out.compare_b = words_of(compare, "b");
   return out;
 }
 

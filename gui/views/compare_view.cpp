@@ -132,17 +132,7 @@ void CompareView::draw(QPainter& painter, Medium medium) {
 }
 
 void CompareView::draw_sizes(QPainter& painter) {
-  const QRect over = places().over;
-  const std::int64_t tick = byte_tick(static_cast<std::int64_t>(top_bytes()), std::max(2, over.height() / 50));
-  for (std::int64_t bytes = 0; static_cast<double>(bytes) < top_bytes(); bytes += tick) {
-    const double y = y_of(static_cast<double>(bytes));
-    QColor grid = look_.theme.faint;
-    grid.setAlpha(45);
-    painter.setPen(grid);
-    painter.drawLine(QPointF(over.left(), y), QPointF(over.right(), y));
-    painter.setPen(look_.theme.faint);
-    painter.drawText(QRectF(0, y - 9, kLeft - 6, 18), Qt::AlignRight | Qt::AlignVCenter, bytes == 0 ? QString("0") : QString::fromStdString(format_gib(Bytes(bytes))));
-  }
+  look_.draw_sizes(painter, places().over, static_cast<std::int64_t>(top_bytes()), [&](std::int64_t bytes) { return y_of(static_cast<double>(bytes)); });
 }
 
 void CompareView::draw_stack(QPainter& painter, Medium medium) {

@@ -2,8 +2,13 @@
 
 #include <QApplication>
 #include <QFontDatabase>
+#include <QPainter>
 #include <QPalette>
 #include <QStyleFactory>
+#include <algorithm>
+
+#include "gui/models/raster.h"
+#include "planner/core/format.h"
 
 namespace zeroplan::gui {
 namespace {
@@ -20,6 +25,20 @@ Theme Theme::light_theme() {
 
 Theme Theme::dark_theme() {
   return {true, "#16191f", "#1d2128", "#1a1e25", "#e4e8ef", "#939db0", "#2d333e", "#6ea3ff", "#4cc27f", "#e0a93b", "#f0707a", "#aab3c2", kColoursOnDark};
+}
+
+void Look::draw_sizes(QPainter& painter, const QRect& plot, std::int64_t top_bytes, const std::function<double(std::int64_t bytes)>& y_of) const {
+  constexpr int kApart = 54, kGap = 6, kHeight = 18;  // pixels
+  QColor line = theme.faint;
+  line.setAlpha(45);
+  const std::int64_t tick = byte_tick(top_bytes, std::max(2, plot.height() / kApart));
+  for (std::int64_t bytes = 0; bytes <= top_bytes; bytes += tick) {
+    const double y = y_of(bytes);
+    painter.setPen(line);
+    painter.drawLine(QPointF(plot.left(), y), QPointF(plot.right(), y));
+    painter.setPen(theme.faint);
+    painter.drawText(QRectF(0, y - kHeight / 2, plot.left() - kGap, kHeight), Qt::AlignRight | Qt::AlignVCenter, bytes == 0 ? QString("0") : QString::fromStdString(format_gib(Bytes(bytes))));
+  }
 }
 
 const QColor& Theme::of(Verdict verdict) const {

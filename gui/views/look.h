@@ -2,9 +2,14 @@
 #pragma once
 
 #include <QColor>
+#include <QRect>
 #include <QString>
+#include <cstdint>
+#include <functional>
 
 #include "gui/models/plan_tables.h"
+
+class QPainter;
 
 namespace zeroplan::gui {
 
@@ -25,6 +30,8 @@ struct Look {
   QString operator()(Text text) const { return view(say(text, language)); }
   QString name(std::string_view english) const { return view(say_name(english, language)); }
   QString filled(Text text, std::initializer_list<std::string_view> values) const { return QString::fromStdString(fill(say(text, language), values)); }
+  /// Round sizes left of a plot whose y axis is bytes from 0, with lines through it.
+  void draw_sizes(QPainter& painter, const QRect& plot, std::int64_t top_bytes, const std::function<double(std::int64_t bytes)>& y_of) const;
   static QString view(std::string_view text) { return QString::fromUtf8(text.data(), static_cast<qsizetype>(text.size())); }
 };
 

@@ -247,17 +247,7 @@ void StepView::draw_limits(QPainter& painter) {
 }
 
 void StepView::draw_sizes(QPainter& painter) {
-  const QRect plot = places().plot;
-  const std::int64_t tick = byte_tick(top_bytes(), std::max(2, plot.height() / 56));
-  for (std::int64_t bytes = 0; bytes <= top_bytes(); bytes += tick) {
-    const double y = y_of(bytes);
-    QColor grid = look_.theme.faint;
-    grid.setAlpha(45);
-    painter.setPen(grid);
-    painter.drawLine(QPointF(plot.left(), y), QPointF(plot.right(), y));
-    painter.setPen(look_.theme.faint);
-    painter.drawText(QRectF(0, y - 9, kMarginLeft - 6, 18), Qt::AlignRight | Qt::AlignVCenter, bytes == 0 ? QString("0") : QString::fromStdString(format_gib(Bytes(bytes))));
-  }
+  look_.draw_sizes(painter, places().plot, top_bytes(), [&](std::int64_t bytes) { return y_of(bytes); });
 }
 
 void StepView::draw_phases(QPainter& painter) {

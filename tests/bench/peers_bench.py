@@ -1,7 +1,7 @@
 """Plans a second of other estimators on the questions of planner_bench.cpp (the same generator, seed and order of draws).
 
-    python -m venv /tmp/peer && /tmp/peer/bin/pip install llm-analysis==0.2.2
-    /tmp/peer/bin/python tests/bench/peers_bench.py llm-analysis
+    python -m venv build/peer && build/peer/bin/pip install llm-analysis==0.2.2
+    build/peer/bin/python tests/bench/peers_bench.py llm-analysis
     python tests/bench/peers_bench.py deepspeed            # needs deepspeed
 
 One core, one process, after a first call that is not timed. What they answer: llm-analysis a breakdown of memory and time from formulas; DeepSpeed's estimate functions

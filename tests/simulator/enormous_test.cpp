@@ -5,6 +5,7 @@
 #include "profiles/catalog.h"
 #include "simulator/prediction.h"
 #include "simulator/predictor.h"
+#include "simulator/timeline.h"
 
 using namespace zeroplan;
 
@@ -115,6 +116,7 @@ TEST_CASE("sizes and times beyond int64 are refused with what to lower, also whe
     check_question(question);
     CHECK_THROWS_AS(predictor(question), UsageError);
     CHECK_THROWS_WITH(predict(question), Catch::Contains("Lower micro_batch, seq or accumulate"));
+    CHECK_THROWS_WITH(predict_with_timeline(question), Catch::Contains("Lower micro_batch, seq or accumulate"));
   }
 }
 
