@@ -67,7 +67,7 @@ std::vector<Question> stages_of(const FitOptions& options, const Question& asked
 /// The same on DeepSpeed 0.16.2 to 0.16.7, which never release gathered parameters under a non-re-entrant checkpoint at stage 3.
 std::optional<Question> on_leaking_version(const Question& asked) {
   const Plan& plan = asked.plan;
-  if (plan.engine != Engine::deepspeed || plan.stage != 3) return std::nullopt;
+  if (plan.engine != Engine::deepspeed || plan.stage != 3 || checkpoints_reentrant(plan)) return std::nullopt;
   Question old = asked;
   old.plan.engine_version = "0.16.4";
   if (old == asked) return std::nullopt;

@@ -5,6 +5,7 @@
 
 #include "cli/commands.h"
 #include "planner/core/error.h"
+#include "planner/core/heap.h"
 #include "planner/core/exit_code.h"
 #include "planner/core/nearest.h"
 
@@ -131,6 +132,7 @@ int run_program(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  zeroplan::keep_freed_memory(false);  // answers are made by several threads at once
   try {
     return run_program(argc, argv);
   } catch (...) {

@@ -93,25 +93,66 @@ struct Block {
 struct FreeBlock {
   std::int64_t size = 0, address = 0;
   Block* block = nullptr;
-  auto operator<=>(const FreeBlock& other) const {
-    return size != other.size ? size <=> other.size : address <=> other.address;
-  }
+  bool operator<(const FreeBlock& other) const { return size != other.size ? size < other.size : address < other.address; }
 };
 
-/// Sorted. Lists are short (tens to hundreds), and blocks come and go all the time.
+/// Sorted, in runs of at most kMost blocks, none of them empty: blocks come and go all the time, of lists of up to thousands.
 class FreeList {
  public:
-  using iterator = std::vector<FreeBlock>::const_iterator;
-  iterator begin() const { return blocks_.begin(); }
-  iterator end() const { return blocks_.end(); }
-  bool empty() const { return blocks_.empty(); }
-  iterator lower_bound(const FreeBlock& block) const { return std::lower_bound(blocks_.begin(), blocks_.end(), block); }
-  void insert(const FreeBlock& block) { blocks_.insert(lower_bound(block), block); }
-  void erase(const FreeBlock& block) { blocks_.erase(lower_bound(block)); }
-  iterator erase(iterator at) { return blocks_.erase(at); }
+  struct iterator {
+    const FreeList* list = nullptr;
+    std::size_t run = 0, place = 0;
+    const FreeBlock& operator*() const { return list->runs_[run][place]; }
+    const FreeBlock* operator->() const { return &**this; }
+    iterator& operator++() {
+      if (++place == list->runs_[run].size()) ++run, place = 0;
+      return *this;
+    }
+    friend bool operator==(const iterator& a, const iterator& b) { return a.run == b.run && a.place == b.place; }
+  };
+  iterator begin() const { return {this, 0, 0}; }
+  iterator end() const { return {this, runs_.size(), 0}; }
+  bool empty() const { return runs_.empty(); }
+  const FreeBlock& back() const { return runs_.back().back(); }
+
+  iterator lower_bound(const FreeBlock& block) const {
+    const std::size_t run = run_of(block);
+    return run == runs_.size() ? end() : iterator{this, run, place_in(runs_[run], block)};
+  }
+  void insert(const FreeBlock& block) {
+    if (runs_.empty()) {
+      runs_.push_back({block});
+      return;
+    }
+    const std::size_t run = std::min(run_of(block), runs_.size() - 1);
+    Run& blocks = runs_[run];
+    blocks.insert(blocks.begin() + static_cast<std::ptrdiff_t>(place_in(blocks, block)), block);
+    if (blocks.size() > kMost) {
+      Run upper(blocks.begin() + kMost / 2, blocks.end());
+      blocks.resize(kMost / 2);
+      runs_.insert(runs_.begin() + static_cast<std::ptrdiff_t>(run) + 1, std::move(upper));
+    }
+  }
+  void erase(const FreeBlock& block) { erase(lower_bound(block)); }
+  /// The one after it.
+  iterator erase(iterator at) {
+    Run& blocks = runs_[at.run];
+    blocks.erase(blocks.begin() + static_cast<std::ptrdiff_t>(at.place));
+    if (blocks.empty()) runs_.erase(runs_.begin() + static_cast<std::ptrdiff_t>(at.run));
+    else if (at.place == blocks.size()) ++at.run, at.place = 0;
+    return at;
+  }
 
  private:
-  std::vector<FreeBlock> blocks_;
+  using Run = std::vector<FreeBlock>;
+  static constexpr std::size_t kMost = 64;
+  /// The first whose last block is not before this one.
+  std::size_t run_of(const FreeBlock& block) const {
+    return static_cast<std::size_t>(std::find_if(runs_.begin(), runs_.end(), [&](const Run& run) { return !(run.back() < block); }) - runs_.begin());
+  }
+  static std::size_t place_in(const Run& run, const FreeBlock& block) { return static_cast<std::size_t>(std::lower_bound(run.begin(), run.end(), block) - run.begin()); }
+
+  std::vector<Run> runs_;
 };
 
 struct Pool {
@@ -352,7 +393,7 @@ Block* CachingAllocator::State::find_free(Pool& pool, std::int64_t size) {
   auto at = pool.free.lower_bound({size, 0, nullptr});
   if (at == pool.free.end()) return nullptr;
   if (options_.expandable_segments)
-    for (auto next = std::next(at); next != pool.free.end() && growable_size(*next->block) < growable_size(*at->block); ++next) at = next;
+    for (auto next = at; ++next != pool.free.end() && growable_size(*next->block) < growable_size(*at->block);) at = next;
   Block* const block = at->block;
   if (max_split_ && size < *max_split_ && block->size >= *max_split_) return nullptr;
   if (max_split_ && size >= *max_split_ && block->size >= size + max_rounding_) return nullptr;
@@ -501,11 +542,11 @@ bool CachingAllocator::State::release_oversize(Pool& pool, std::int64_t size) {
     return true;
   }
   std::int64_t released = 0;
-  while (released < wanted && !pool.free.empty() && std::prev(pool.free.end())->size >= *max_split_) {
-    at = std::prev(pool.free.end());
-    released += at->size;
-    release_segment(*at->block);
-    pool.free.erase(at);
+  while (released < wanted && !pool.free.empty() && pool.free.back().size >= *max_split_) {
+    const FreeBlock largest = pool.free.back();
+    released += largest.size;
+    release_segment(*largest.block);
+    pool.free.erase(largest);
   }
   return released >= wanted;
 }

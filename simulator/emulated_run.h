@@ -2,6 +2,7 @@
 // Inside simulator/ only.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -20,8 +21,9 @@ struct DeviceTrace {
   struct Block {
     Bytes address, size;
   };
-  std::vector<Bytes> reserved;               ///< after each event; of a repeated stretch the most of all rounds
+  std::vector<Bytes> reserved;               ///< after each event; of a repeated stretch the most of all rounds, of a settled step those of its second
   std::vector<std::optional<Block>> blocks;  ///< that the event took; of a repeated stretch those of the last round that was followed
+  std::map<std::size_t, Block> handed_on;    ///< what the second round of a settled step found lay here, by the event that took it before the step
   std::vector<std::pair<std::size_t, std::vector<SegmentView>>> segments;  ///< whenever they have changed, after which event, ascending; of a repeated stretch those of the last round; if they were asked for
   std::optional<ReplayFailure> failure;      ///< on the question's own device
 };

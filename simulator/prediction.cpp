@@ -59,6 +59,48 @@ void raise(PhaseMeasures& to, const PhaseMeasures& from) {
   to.host_requested = std::max(to.host_requested, from.host_requested);
 }
 
+/// The least memory for the allocator with which a job runs, a few per cent above at most. Not less than it asks for; found by replays, each of which takes as long as the emulation does.
+class LeastCapacity {
+ public:
+  LeastCapacity(const EmulatedRun& run, Bytes requested) : run_(run) {
+    for (const double factor : {1.005, 1.02, 1.05, 1.1, 1.2, 1.4}) tried_.emplace_back(static_cast<std::int64_t>(factor * static_cast<double>(requested.value())));
+    end_ = tried_.size();
+  }
+
+  /// One replay.
+  void halve() {
+    const std::size_t middle = least_ + (end_ - least_) / 2;
+    if (suffices(middle)) end_ = middle;
+    else least_ = middle + 1;
+  }
+
+  /// Two at a time; `enough` is known to suffice.
+  Bytes find(Bytes enough) {
+    while (end_ > least_ && tried_[end_ - 1] >= enough) --end_;
+    while (least_ < end_) {
+      const std::size_t lower = least_ + (end_ - least_) / 3, upper = least_ + 2 * (end_ - least_) / 3;
+      std::future<bool> upper_suffices = std::async(lower < upper ? std::launch::async : std::launch::deferred, [this, upper] { return suffices(upper); });
+      const bool lower_suffices = suffices(lower);
+      if (lower < upper && !lower_suffices && upper_suffices.get()) least_ = lower + 1, end_ = upper;
+      else if (lower_suffices) end_ = lower;
+      else least_ = upper + 1;
+    }
+    return end_ == tried_.size() ? enough : std::min(tried_[end_], enough);
+  }
+
+ private:
+  bool suffices(std::size_t place) const {
+    ReplayOptions within = own_device(run_.question);
+    within.allocator.capacity_bytes = tried_[place];
+    within.most_rounds = 3;  // where every micro batch empties the cache the allocator may never come to rest; of 2,000 random replays 1,998 end as with all rounds
+    return !replay(run_.recorder, within).failure;
+  }
+
+  const EmulatedRun& run_;
+  std::vector<Bytes> tried_;         ///< ascending
+  std::size_t least_ = 0, end_ = 0;  ///< the answer's place is from least_ to end_
+};
+
 class EmulatedPrediction {
  public:
   EmulatedPrediction(const EmulatedRun& run, DeviceTrace* trace, eager::StepClock* clock) : run_(run), trace_(trace), clock_(clock) {
@@ -72,6 +114,14 @@ class EmulatedPrediction {
     // The clock of many micro batches is worth a thread of its own.
     time_ = std::async(run_.recorder.repeated().empty() ? std::launch::deferred : std::launch::async,
                        [this] { return eager::step_time(run_.recorder, out_.question.cluster, step_conditions(out_.question), "steady", clock_); });
+    // What asks for more than is usable fails for certain: where, and with how much it would not, is looked for meanwhile.
+    LeastCapacity least(run_, most_requested());
+    std::future<Replay> failing;
+    if (run_.options.against_capacity && most_requested() > out_.usable)
+      failing = std::async(std::launch::async, [&] {
+        least.halve();
+        return replay(run_, own_device(run_.question), nullptr);
+      });
     const Replay replayed = replay(run_, endless_device(out_.question), trace_);
     set_phases(replayed);
     set_peak();
@@ -79,11 +129,17 @@ class EmulatedPrediction {
     out_.saving = saving_of(out_.question);
     set_cost();
     out_.must_fit = out_.whole.reserved;
-    if (run_.options.against_capacity) judge();
+    if (run_.options.against_capacity) judge(std::move(failing), least);
     return std::move(out_);
   }
 
  private:
+  Bytes most_requested() const {
+    std::int64_t most = 0;
+    for (const eager::PhasePeak& peak : run_.peaks.phases) most = std::max(most, peak.bytes[0]);
+    return Bytes(most);
+  }
+
   void set_device() {
     out_.outside = outside_of_emulated(out_.question);
     out_.capacity = out_.question.cluster.device.capacity_bytes;
@@ -157,35 +213,22 @@ class EmulatedPrediction {
   }
 
   /// What is reserved without an end may be more than the device has: PyTorch then gives its cache back and tries again. Only the replay within the device says whether that helps.
-  void judge() {
+  void judge(std::future<Replay> failing, LeastCapacity& least) {
     out_.band_ratio = has_gaps(out_.gaps) ? kBandRatioWithGaps : published_band_ratio(out_.question.plan.engine);
     if (out_.must_fit > out_.usable) {
       const ReplayOptions within = own_device(out_.question);
       DeviceTrace trace;
-      Replay replayed = replay(run_, within, trace_ == nullptr ? nullptr : &trace);
+      Replay replayed = failing.valid() ? failing.get() : replay(run_, within, trace_ == nullptr ? nullptr : &trace);
       out_.cache_emptied = replayed.retries;
       if (trace_ != nullptr && !replayed.failure) *trace_ = std::move(trace);
       if (trace_ != nullptr) trace_->failure = replayed.failure;
       out_.failure = std::move(replayed.failure);
-      out_.must_fit = out_.failure ? least_capacity(within) : replayed.whole.reserved;
+      out_.must_fit = out_.failure ? least.find(out_.whole.reserved) : replayed.whole.reserved;
     }
     out_.spare = out_.usable - out_.must_fit;
     const double band_bytes = out_.band_ratio * static_cast<double>(out_.must_fit.value());
     if (out_.failure || !out_.host_fits()) out_.verdict = Verdict::does_not_fit;
     else out_.verdict = static_cast<double>(out_.spare.value()) < band_bytes ? Verdict::tight : Verdict::fits;
-  }
-
-  /// The least memory for the allocator with which the job runs, a few per cent above at most: between what is allocated at the peak and what an endless device would reserve.
-  Bytes least_capacity(ReplayOptions options) const {
-    std::vector<Bytes> tried;
-    for (const double factor : {1.005, 1.02, 1.05, 1.1, 1.2, 1.4}) tried.emplace_back(static_cast<std::int64_t>(factor * static_cast<double>(out_.whole.allocated.value())));
-    std::erase_if(tried, [&](Bytes capacity) { return capacity >= out_.whole.reserved; });
-    // What suffices is halved down to: a replay takes as long as the emulation does.
-    const auto least = std::partition_point(tried.begin(), tried.end(), [&](Bytes capacity) {
-      options.allocator.capacity_bytes = capacity;
-      return replay(run_.recorder, options).failure.has_value();
-    });
-    return least == tried.end() ? out_.whole.reserved : *least;
   }
 
   const EmulatedRun& run_;

@@ -88,6 +88,7 @@ struct PredictOptions {
   EmulatedDevice device = EmulatedDevice::gpu;
   bool against_capacity = true;  ///< false: the device's capacity is unknown; no verdict is made
   bool every_micro_batch = false;  ///< emulates equal micro batches one by one: the same answer, later
+  bool every_step = false;         ///< emulates the third step though the second asks for the same: likewise
 };
 
 /// Memory of one GPU outside the allocator of an emulated engine: context and NCCL. cuBLAS takes its workspaces from the allocator there.

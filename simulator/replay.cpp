@@ -24,12 +24,13 @@ class Replayer {
 
   Replay run() {
     std::size_t done = 0;
-    for (const eager::RepeatedStretch& stretch : recorder_.repeated()) {
-      follow(done, stretch.end_event);
-      follow_again(stretch);
-      done = stretch.end_event;
+    if (const std::optional<eager::SettledStep>& step = recorder_.settled_step()) {
+      follow_with_repeats(0, step->end_event);
+      for (const auto& [old, left] : step->handed_on) blocks_[old] = std::exchange(blocks_[left], {});
+      follow_with_repeats(step->begin_event, step->end_event);
+      done = step->end_event;
     }
-    follow(done, recorder_.events().size());
+    follow_with_repeats(done, recorder_.events().size());
     end_phase();
     replay_.between_steps_allocated = allocator_.counters().allocated.current;
     replay_.retries = allocator_.counters().retries + more_retries_;
@@ -45,6 +46,17 @@ class Replayer {
     BlockId block{};
     bool held = false;
   };
+
+  void follow_with_repeats(std::size_t begin, std::size_t end) {
+    for (const eager::RepeatedStretch& stretch : recorder_.repeated()) {
+      if (stretch.begin_event < begin || stretch.end_event > end) continue;
+      follow(begin, stretch.end_event);
+      follow_again(stretch);
+      begin = stretch.end_event;
+    }
+    follow(begin, end);
+  }
+
   void follow(std::size_t begin, std::size_t end) {
     for (std::size_t i = begin; i < end && !replay_.failure && recorder_.events()[i].kind != MemoryEvent::Kind::end; ++i) {
       taken_.reset();
@@ -59,7 +71,7 @@ class Replayer {
     constexpr std::size_t kMostStates = 64;  // an allocator that has come to none of them again is left as it is
     std::vector<State> seen{state(stretch)};
     std::vector<std::int64_t> retries{allocator_.counters().retries};
-    std::int64_t left = stretch.count - 1;
+    std::int64_t left = std::min(stretch.count, options_.most_rounds) - 1;
     while (left > 0 && !replay_.failure && seen.size() <= kMostStates) {
       follow_round(stretch);
       --left;

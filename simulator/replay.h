@@ -1,10 +1,12 @@
 // Replays what an emulated engine asked of memory (planner/engines/eager/recorder.h) through the model of PyTorch's caching allocator: from requested bytes
 // to allocated, active and reserved, phase by phase, and to the moment of an out-of-memory error.
 // A repeated micro batch goes through the allocator as often as it runs, until the allocator comes out of one as it came out of the one before: the rest is the same again.
+// A settled step goes through it twice: its allocator comes to rest a step later than the engine does.
 // Leaves out that frees of blocks which another stream still uses wait for its event: they complete at once.
 #pragma once
 
 #include <functional>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,6 +21,8 @@ struct ReplayOptions {
   AllocatorOptions allocator;
   /// cuBLAS workspaces, one for the forward thread and one for autograd's: taken from the allocator at the first forward and the first backward, never given back.
   Bytes cublas_workspace_bytes;
+  /// Rounds of a repeated micro batch that are followed at most, for what need not be exact.
+  std::int64_t most_rounds = std::numeric_limits<std::int64_t>::max();
 };
 
 /// Peaks of one phase (or the whole run): PyTorch's counters of these names.
@@ -46,7 +50,7 @@ struct Replay {
 
 /// What the allocator did with one of the recorder's events.
 struct ReplayedEvent {
-  std::size_t event = 0;                ///< in Recorder::events(); those of a repeated stretch come several times
+  std::size_t event = 0;                ///< in Recorder::events(); those of a repeated stretch or step come several times
   std::optional<BlockId> block;         ///< that was taken
   const CachingAllocator& allocator;
 };

@@ -167,7 +167,7 @@ class EmulatedTimeline {
   void add_device(const DeviceTrace& trace) {
     out_.endless = trace.failure.has_value();
     for (std::size_t i = 0; i < out_.tensors.size(); ++i)
-      if (const auto& block = trace.blocks[asked_by_[i]]) {
+      if (const DeviceTrace::Block* block = block_of(trace, asked_by_[i])) {
         out_.tensors[i].address = block->address;
         out_.tensors[i].block_bytes = block->size;
       }
@@ -204,6 +204,11 @@ class EmulatedTimeline {
   int first_step() const { return span_ == Span::whole || span_ == Span::init ? 0 : span_ == Span::first ? 1 : steps_; }
   int last_step() const { return span_ == Span::init ? 0 : span_ == Span::first ? 1 : steps_; }
   bool inside() const { return step_ >= first_step(); }
+
+  const DeviceTrace::Block* block_of(const DeviceTrace& trace, std::size_t event) const {
+    if (span_ == Span::steady && trace.handed_on.contains(event)) return &trace.handed_on.at(event);
+    return trace.blocks[event] ? &*trace.blocks[event] : nullptr;
+  }
 
   /// Instants of a stretch that begins or ends before this event.
   void note_repeats(std::size_t event) {
@@ -581,7 +586,7 @@ Timeline any_timeline(const Question& question, Span span, EmulatedDevice device
     else timeline.build(span);
     return out;
   }
-  const EmulatedRun run(question, {.device = device});
+  const EmulatedRun run(question, {.device = device, .every_step = span == Span::whole});
   out = empty_timeline(run);
   EmulatedTimeline timeline(out, run.recorder, span);
   timeline.build();
@@ -592,8 +597,9 @@ Timeline any_timeline(const Question& question, Span span, EmulatedDevice device
 }
 
 PredictionAndTimeline emulated_with_timeline(const Question& question, std::optional<Span> asked_span) {
-  const EmulatedRun run(question, {});
+  const EmulatedRun run(question, {.every_step = asked_span == Span::whole});
   const Span span = asked_span.value_or(span_of_peak(run.peaks.phases));
+  if (span == Span::whole && !asked_span) return emulated_with_timeline(question, span);  // shows every step
   Timeline out = empty_timeline(run);
   EmulatedTimeline timeline(out, run.recorder, span);
   std::future<void> built = std::async(std::launch::async, [&] { timeline.build(); });

@@ -157,12 +157,6 @@ eager::OptimizerKernel kernel_of(const Question& question) {
   return eager::OptimizerKernel::fused;
 }
 
-/// Tools that hand no choice to torch.utils.checkpoint: its default was re-entrant until transformers 5.
-bool checkpoints_reentrant(const Plan& plan) {
-  constexpr std::array<std::string_view, 8> kReentrant{"xtuner", "hf-trainer", "llamafactory", "ms-swift", "arctic-training", "megatron-deepspeed", "accelerate", "flagperf"};
-  return plan.checkpoint_reentrant.value_or(std::find(kReentrant.begin(), kReentrant.end(), plan.tool) != kReentrant.end());
-}
-
 /// Blocks of a plan that are recomputed, with a mode of torch.utils.checkpoint.
 eager::BlockCheckpoints checkpoint_of(const Question& question, bool may_be_reentrant = true) {
   using Mode = eager::CheckpointMode;
@@ -493,6 +487,11 @@ void note_gaps_in_offload(const Question& question, Gaps& gaps) {
 }
 
 }  // namespace
+
+bool checkpoints_reentrant(const Plan& plan) {
+  constexpr std::array<std::string_view, 8> kReentrant{"xtuner", "hf-trainer", "llamafactory", "ms-swift", "arctic-training", "megatron-deepspeed", "accelerate", "flagperf"};
+  return plan.checkpoint_reentrant.value_or(std::find(kReentrant.begin(), kReentrant.end(), plan.tool) != kReentrant.end());
+}
 
 eager::StepConditions step_conditions(const Question& question) {
   using Attention = eager::StepConditions::Attention;

@@ -25,6 +25,9 @@ struct EmulationGap {
 /// Every gap of the question; empty if it is followed in all. Throws UsageError for a model that no engine is emulated with (by name).
 std::vector<EmulationGap> emulation_gaps(const Question& question);
 
+/// Whether blocks are recomputed by torch.utils.checkpoint's re-entrant way: as the plan says, else by its tool. Some hand no choice on, and its default was re-entrant until transformers 5.
+bool checkpoints_reentrant(const Plan& plan);
+
 /// What decides the rates of the run's kernels and is not in its activities: the attention kernel and, by tool and torch, its generation; dtypes; torch.compile.
 eager::StepConditions step_conditions(const Question& question);
 

@@ -62,8 +62,7 @@ bool Recorder::same_event(const MemoryEvent& a, const MemoryEvent& b, const Reco
   if (a.storage == b.storage) return a.storage < earlier.storages;
   const StorageIndex own = next_storage_ - begin.storages;
   if (b.storage - a.storage != begin.storages - earlier.storages || b.storage < begin.storages - own) return false;
-  const StorageTag &x = tags_[a.storage], &y = tags_[b.storage];
-  return x.site == y.site && x.category == y.category && x.place == y.place && x.stream == y.stream && x.where == y.where;
+  return tags_[a.storage] == tags_[b.storage];
 }
 
 bool Recorder::same_activity(const Activity& a, const Activity& b, const RecorderMark& earlier, const RecorderMark& begin) const {
@@ -97,6 +96,36 @@ void Recorder::stands_for(const RecorderMark& begin, std::int64_t count) {
                        .begin_storage = begin.storages, .end_storage = next_storage_, .begin_id = begin.event_ids, .end_id = last_event_});
   for (std::size_t phase = 0; phase < begin.totals.size(); ++phase)
     for (std::size_t stream = 0; stream < kStreamCount; ++stream) totals_[phase][stream].repeat(begin.totals[phase][stream], count - 1);
+}
+
+bool Recorder::settles(const RecorderMark& begin) {
+  struct Size {
+    std::int64_t before = 0, now = 0;  // of `begin`, of this moment
+    bool ended = false;
+  };
+  std::vector<Size> sizes(tags_.size());
+  for (std::size_t i = 0; i < events_.size(); ++i) {
+    const MemoryEvent& event = events_[i];
+    if (event.kind >= MemoryEvent::Kind::phase) continue;
+    Size& size = sizes[event.storage];
+    size.ended = event.kind == MemoryEvent::Kind::death;
+    size.now = size.ended ? 0 : event.bytes;
+    if (i < begin.events) size.before = size.now;
+  }
+  std::vector<StorageIndex> left;
+  for (StorageIndex own = begin.storages; own < sizes.size(); ++own)
+    if (sizes[own].now > 0) left.push_back(own);
+  SettledStep step{begin.events, events_.size()};
+  for (StorageIndex old = 0; old < begin.storages; ++old) {
+    if (sizes[old].before == sizes[old].now) continue;
+    const auto its = std::find_if(left.begin(), left.end(), [&](StorageIndex own) { return sizes[own].now == sizes[old].before && tags_[own] == tags_[old]; });
+    if (!sizes[old].ended || its == left.end()) return false;
+    step.handed_on.emplace_back(old, *its);
+    left.erase(its);
+  }
+  if (!left.empty()) return false;
+  settled_step_ = std::move(step);
+  return true;
 }
 
 void Recorder::grow(Place place, std::int64_t bytes) {

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "planner/core/model.h"
@@ -41,6 +42,7 @@ struct StorageTag {
   Place place = Place::device;
   Stream stream = Stream::compute;
   Where where;
+  friend bool operator==(const StorageTag&, const StorageTag&) = default;
 };
 
 /// One thing that happened to memory. For a resize `bytes` is the new size. forget: forget_phases was called (a step begins). end: the last step is over; what follows is the process going down.
@@ -86,6 +88,12 @@ struct RepeatedStretch {
   EventId ids() const { return end_id - begin_id; }
 };
 
+/// A recorded optimizer step that stands for the next one too, in which all is asked for again.
+struct SettledStep {
+  std::size_t begin_event = 0, end_event = 0;                        ///< in events()
+  std::vector<std::pair<StorageIndex, StorageIndex>> handed_on = {};  ///< what a step leaves to the next: the step ends the first, born before it, and leaves the second in its place
+};
+
 /// The highest requested bytes of one phase, by Place.
 struct PhasePeak {
   std::string name;
@@ -107,9 +115,11 @@ class Recorder {
   explicit Recorder(bool record_events = false) : record_events_(record_events), record_activities_(record_events) {}
   /// Keeps activities from now on, also without the events of memory.
   void record_activities() { record_activities_ = true; }
-  /// Equal micro batches in a row are recorded once (training_loop.h). Needs record_events.
-  void fold_equal_micro_batches() { folds_ = record_events_; }
-  bool folds_equal_micro_batches() const { return folds_; }
+  /// Equal micro batches in a row are recorded once; so are equal steps (training_loop.h). Both need record_events.
+  void fold_micro_batches() { folds_micro_batches_ = record_events_; }
+  void fold_steps() { folds_steps_ = record_events_; }
+  bool folds_micro_batches() const { return folds_micro_batches_; }
+  bool folds_steps() const { return folds_steps_; }
 
   /// Peaks are counted for `name` from now on, starting at what is alive. A phase that was seen before goes on with its old peak (micro batches).
   void begin_phase(std::string_view name);
@@ -143,6 +153,11 @@ class Recorder {
   void stands_for(const RecorderMark& begin, std::int64_t count);
   const std::vector<RepeatedStretch>& repeated() const { return repeated_; }
 
+  /// Takes the step since `begin` for the next one too, if it leaves as much as it found: every storage from before it as large as it was, and one of its own, of the same tag and size,
+  /// for each that it ended. False: it does not. What an engine knows by heart is not looked at.
+  bool settles(const RecorderMark& begin);
+  const std::optional<SettledStep>& settled_step() const { return settled_step_; }
+
   std::int64_t alive_bytes(Place place) const { return alive_[static_cast<int>(place)]; }
   const std::vector<PhasePeak>& phases() const { return phases_; }
   /// Null if the phase was never begun.
@@ -168,7 +183,7 @@ class Recorder {
   void grow(Place place, std::int64_t bytes);
   void note_peak(int place);
 
-  bool record_events_, record_activities_, folds_ = false;
+  bool record_events_, record_activities_, folds_micro_batches_ = false, folds_steps_ = false;
   std::int64_t alive_[kPlaceCount] = {};
   std::size_t current_phase_ = 0;
   StorageIndex next_storage_ = 0;
@@ -178,6 +193,7 @@ class Recorder {
   std::vector<StorageTag> tags_;
   std::vector<Activity> activities_;
   std::vector<RepeatedStretch> repeated_;
+  std::optional<SettledStep> settled_step_;
   std::vector<std::array<WorkTotals, kStreamCount>> totals_;  ///< by phase and stream
   EventId last_event_ = 0;
 };

@@ -2,6 +2,8 @@
 // An engine is an object with forward(ids) -> loss, backward(loss) and step(), where step() is called after every micro batch, as DeepSpeed's is, and skip_micro_batches(n).
 // Equal micro batches: where the recorder folds them, a micro batch that repeated the one before it event by event stands for all that follow but the last, which an engine treats
 // in its own way. The engine is told how many it does not see.
+// Settled steps: engines learn from their first step, and make buffers and states in it. The second is then as all later ones are, in all that it asks for (a property test compares them);
+// where the recorder folds, it stands for the third, and only what an allocator makes of that is new.
 // Leaves out the engines themselves.
 #pragma once
 
@@ -54,7 +56,7 @@ struct TrainingSize {
 /// Watches the micro batches of a run for one that is as the one before it, or as one of the first step that was.
 class EqualMicroBatches {
  public:
-  explicit EqualMicroBatches(Recorder& recorder) : recorder_(recorder), watches_(recorder.folds_equal_micro_batches()) {}
+  explicit EqualMicroBatches(Recorder& recorder) : recorder_(recorder), watches_(recorder.folds_micro_batches()) {}
   void begin_step() {
     begins_.clear();
     ++step_;
@@ -84,6 +86,7 @@ PhasePeaks train(Context& context, const TrainingSize& size, Engine&& engine) {
   EqualMicroBatches equal(recorder);
   for (int step = 0; step < size.steps; ++step) {
     const std::string which = step == 0 ? "first" : "steady";
+    const RecorderMark step_begin = recorder.mark();
     recorder.forget_phases("steady");
     equal.begin_step();
     for (std::int64_t micro = 0; micro < size.accumulate; ++micro) {
@@ -99,6 +102,7 @@ PhasePeaks train(Context& context, const TrainingSize& size, Engine&& engine) {
       engine.skip_micro_batches(skipped);
       micro += skipped;
     }
+    if (step > 0 && step + 2 == size.steps && recorder.folds_steps() && recorder.settles(step_begin)) break;
   }
   recorder.end();
   peaks.phases = recorder.phases();
