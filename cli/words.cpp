@@ -66,6 +66,7 @@ std::string key_words(const Question& q, const std::string& key, const std::stri
 std::string other_engine_line(const Question& q) {
   std::string line = fmt::format("{} ({} parameters) on {}, {} × {} tokens a GPU and micro batch, {} micro batch{} a step", q.job.model.name, format_count(static_cast<double>(parameter_elems(q.job.model))),
                                  q.cluster.name, q.plan.micro_batch, q.job.seq, q.plan.accumulate, q.plan.accumulate == 1 ? "" : "es");
+  if (!q.job.packed) line += ", not packed";
   line += fmt::format(",\n  {} with {} parameters and {} gradients, checkpoint {}, ", q.job.tf32 ? "tf32" : name_of(q.job.compute_dtype), name_of(q.parameters_dtype()), name_of(q.job.gradient_dtype), checkpoint_words(q));
   line += fmt::format("{} attention, {} loss, {} ({})", get_key(q, "attention").get<std::string>(), get_key(q, "loss").get<std::string>(), get_key(q, "optimizer").get<std::string>(),
                       get_key(q, "optimizer_kernel").get<std::string>());

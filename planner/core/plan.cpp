@@ -487,7 +487,7 @@ void add_shape_rows(std::vector<Row>& rows) {
   rows.push_back(integer_row({"seq", "1 to 16777216", "tokens of one sequence"}, kSeq, [](Question& q) -> std::int64_t& { return q.job.seq; }));
   rows.push_back(integer_row({"micro_batch", "1 to 1048576", "sequences a rank and micro batch"}, kMicroBatch, [](Question& q) -> std::int64_t& { return q.plan.micro_batch; }));
   rows.push_back(integer_row({"accumulate", "1 to 1048576", "micro batches a step"}, kAccumulate, [](Question& q) -> std::int64_t& { return q.plan.accumulate; }));
-  rows.push_back({{"packed", "true|false (memory is the same: seq counts either way)", "samples are packed to seq"},
+  rows.push_back({{"packed", "true|false", "samples are packed to seq; false: their lengths vary up to seq, and a caching allocator keeps blocks for many sizes"},
                   [](Question& q, const Value& v) {
                     if (!v.is_null()) q.job.packed = v.boolean();
                   },

@@ -76,7 +76,7 @@ struct Job {
   std::optional<bool> separate_master = {}; ///< a master copy in fp32 beside the parameters
   bool tf32 = false;                   ///< fp32 compute on tf32 units
   std::int64_t sequence_parallel = 1;  ///< ranks that share one sequence (Ulysses or ring)
-  bool packed = true;                  ///< samples are packed to seq; memory is the same
+  bool packed = true;                  ///< samples are packed to seq; else their lengths vary up to it, and on emulated engines the first micro batches are shorter
   Optimizer optimizer = Optimizer::adamw;
   Dtype optimizer_dtype = Dtype::fp32; ///< of the moments: fp32, bf16, int8
   std::optional<bool> logits_fp32 = {};     ///< logits are cast to fp32 before the loss; unset: not stated

@@ -144,7 +144,8 @@ eager::HfConfig model_of(const Asked& asked) {
 
 eager::TrainingSize size_of(const Asked& asked) {
   const Question& q = asked.question;
-  return {.seq_tokens = q.job.seq / q.job.sequence_parallel, .micro_batch = q.plan.micro_batch, .accumulate = q.plan.accumulate, .steps = asked.steps};
+  return {.seq_tokens = q.job.seq / q.job.sequence_parallel, .micro_batch = q.plan.micro_batch, .accumulate = q.plan.accumulate, .steps = asked.steps,
+          .lengths_vary = !asked.oracle && !q.job.packed};
 }
 
 eager::OptimizerKernel kernel_of(const Question& question) {

@@ -141,3 +141,26 @@ TEST_CASE("a step that has settled stands for the next: the same answer as if bo
   CHECK(asked > 150);
   CHECK(settled >= asked * 9 / 10);
 }
+
+TEST_CASE("samples that are not packed ask for as much at the most and take as long, and leave an allocator with blocks of more sizes", "[property]") {
+  int keeps_more = 0, asked = 0;
+  for (const auto& [engine, stage] : kEngines)
+    for (const std::int64_t accumulate : {1, 5, 40}) {
+      INFO(name_of(engine) << " " << stage << " accumulate " << accumulate);
+      const Question packed = small("qwen2.5-0.5b", engine, stage, accumulate);
+      Question unpacked = packed;
+      unpacked.job.packed = false;
+      const Prediction of_packed = predict(packed), of_unpacked = predict(unpacked), one_by_one = predict(unpacked, {.every_micro_batch = true, .every_step = true});
+      REQUIRE(of_unpacked.phases.size() == one_by_one.phases.size());
+      for (std::size_t i = 0; i < of_unpacked.phases.size(); ++i) check_equal(of_unpacked.phases[i], one_by_one.phases[i]);
+      CHECK(of_unpacked.steady.requested == of_packed.steady.requested);
+      CHECK(of_unpacked.whole.requested == of_packed.whole.requested);
+      CHECK(of_unpacked.between_steps_requested == of_packed.between_steps_requested);
+      CHECK(of_unpacked.cost->step_s == Approx(of_packed.cost->step_s).epsilon(1e-9));
+      CHECK(of_unpacked.cost->traffic == of_packed.cost->traffic);
+      if (accumulate == 1) CHECK(of_unpacked.phase("first.forward")->requested < of_packed.phase("first.forward")->requested);
+      keeps_more += of_unpacked.steady.reserved > of_packed.steady.reserved;
+      ++asked;
+    }
+  CHECK(keeps_more > asked / 2);
+}

@@ -1,5 +1,8 @@
 #include "planner/engines/eager/training_loop.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include <fmt/format.h>
 
 #include "planner/core/error.h"
@@ -8,6 +11,26 @@ namespace zeroplan::eager {
 
 namespace {
 constexpr std::size_t kMostUnequal = 64;
+}
+
+namespace {
+
+/// What a caching allocator keeps does not grow with more of them (docs/validation.md).
+constexpr std::int64_t kShorterMicroBatches = 12;
+
+std::int64_t shorter_in_a_step(const TrainingSize& size) { return std::min(size.accumulate, kShorterMicroBatches); }
+std::int64_t shorter_steps(const TrainingSize& size) { return (kShorterMicroBatches + shorter_in_a_step(size) - 1) / shorter_in_a_step(size); }
+
+}  // namespace
+
+int TrainingSize::steps_in_all() const { return lengths_vary ? steps - 1 + static_cast<int>(shorter_steps(*this)) : steps; }
+
+std::int64_t TrainingSize::tokens_of(int step, std::int64_t micro_batch_number) const {
+  if (!lengths_vary || step >= shorter_steps(*this) || micro_batch_number >= kShorterMicroBatches) return seq_tokens;
+  constexpr double kGoldenRatio = 0.6180339887498949;  // its multiples are spread evenly, however many there are
+  const std::int64_t number = step * shorter_in_a_step(*this) + micro_batch_number + 1;
+  const double share = std::fmod(kGoldenRatio * static_cast<double>(number), 1.0);
+  return std::max<std::int64_t>(1, static_cast<std::int64_t>(share * static_cast<double>(seq_tokens)));
 }
 
 void MachineBehaviour::apply_to(Context& context) const {

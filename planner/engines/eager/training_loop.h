@@ -51,6 +51,13 @@ struct TrainingSize {
   std::int64_t micro_batch = 1;
   std::int64_t accumulate = 1;  ///< micro batches a step
   int steps = 3;                ///< at least 2; engines that learn from their first step need 3
+  /// Samples are not packed: the run begins with micro batches that are shorter, spread evenly up to seq_tokens, so that an allocator meets other sizes before the longest come.
+  bool lengths_vary = false;
+
+  /// Of which the last steps - 1 have no shorter micro batches.
+  int steps_in_all() const;
+  /// Length of a step's micro batch, from 0 on.
+  std::int64_t tokens_of(int step, std::int64_t micro_batch_number) const;
 };
 
 /// Watches the micro batches of a run for one that is as the one before it, or as one of the first step that was.
@@ -75,22 +82,24 @@ class EqualMicroBatches {
   std::optional<RecordedStretch> known_;  ///< of the first step
 };
 
-/// What was alive when the engine was made, then `size.steps` optimizer steps of it. The phase "init" has begun before.
+/// What was alive when the engine was made, then optimizer steps of it. The phase "init" has begun before.
 template <class Engine>
 PhasePeaks train(Context& context, const TrainingSize& size, Engine&& engine) {
   Recorder& recorder = context.recorder;
   PhasePeaks peaks;
   peaks.after_init_bytes = recorder.alive_bytes(Place::device);
   peaks.after_init_host_bytes = recorder.alive_bytes(Place::host);
-  const Tensor ids = empty(context, Shape{size.micro_batch, size.seq_tokens}, ScalarType::int64, "input ids");
+  Tensor ids = empty(context, Shape{size.micro_batch, size.seq_tokens}, ScalarType::int64, "input ids");
   EqualMicroBatches equal(recorder);
-  for (int step = 0; step < size.steps; ++step) {
+  const int steps = size.steps_in_all();
+  for (int step = 0; step < steps; ++step) {
     const std::string which = step == 0 ? "first" : "steady";
     const RecorderMark step_begin = recorder.mark();
     recorder.forget_phases("steady");
     equal.begin_step();
     for (std::int64_t micro = 0; micro < size.accumulate; ++micro) {
       equal.begin_micro_batch();
+      if (const std::int64_t tokens = size.tokens_of(step, micro); tokens != ids.size(1)) ids = empty(context, Shape{size.micro_batch, tokens}, ScalarType::int64, "input ids");
       recorder.begin_phase(which + ".forward");
       Tensor loss = engine.forward(ids);
       recorder.begin_phase(which + ".backward");
@@ -102,7 +111,7 @@ PhasePeaks train(Context& context, const TrainingSize& size, Engine&& engine) {
       engine.skip_micro_batches(skipped);
       micro += skipped;
     }
-    if (step > 0 && step + 2 == size.steps && recorder.folds_steps() && recorder.settles(step_begin)) break;
+    if (step > 0 && step + 2 == steps && recorder.folds_steps() && recorder.settles(step_begin)) break;
   }
   recorder.end();
   peaks.phases = recorder.phases();
