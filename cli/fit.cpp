@@ -99,7 +99,7 @@ int fit(const FitOptions& options) {
   const std::vector<Question> stages = stages_of(options, question);
   const std::optional<Question> leaking = on_leaking_version(question);
 
-  Predictor predictor;
+  Predictor predictor(question);
   std::vector<Question> wanted{question};
   for (const Asked& asked : engines)
     if (asked.question) wanted.push_back(*asked.question);

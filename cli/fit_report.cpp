@@ -52,9 +52,14 @@ json save_json(const Prediction& p) {
   return {{"device_bytes", (p.between_steps_requested + p.saving->device_bytes).value()}, {"host_bytes", p.saving->host_bytes.value()}};
 }
 
+json host_ahead_json(const Prediction& p) {
+  if (!p.ahead) return nullptr;
+  return {{"active_bytes", p.ahead->whole.active.value()}, {"reserved_bytes", p.ahead->whole.reserved.value()}};
+}
+
 json measures_json(const Prediction& p) {
   return {{"requested_bytes", p.whole.requested.value()}, {"allocated_bytes", p.whole.allocated.value()}, {"active_bytes", p.whole.active.value()}, {"reserved_bytes", p.whole.reserved.value()},
-          {"device_used_bytes", p.device_used().value()}};
+          {"device_used_bytes", p.device_used().value()}, {"host_ahead", host_ahead_json(p)}};
 }
 
 json alive_json(const Prediction& p) {
@@ -127,6 +132,12 @@ void print_measures(const Prediction& p) {
                format_gib(p.device_used()));
 }
 
+void print_host_ahead(const Prediction& p) {
+  if (p.ahead && p.ahead->whole.active > p.whole.active)
+    fmt::print("  host ahead active {}, reserved {}: while the host runs ahead, blocks wait for the streams that use them; where memory is short the allocator waits for them too, so a job needs no more\n",
+               format_gib(p.ahead->whole.active), format_gib(p.ahead->whole.reserved));
+}
+
 void print_outside(const Prediction& p) {
   const std::string libraries = p.outside.libraries > Bytes() ? fmt::format(" + libraries {}", format_gib(p.outside.libraries)) : "";
   fmt::print("  outside    context {} + NCCL {}{} of {} capacity\n", format_gib(p.outside.context), format_gib(p.outside.nccl), libraries, format_gib(p.capacity));
@@ -161,6 +172,7 @@ void print_asked(const FitReport& r) {
   print_peak(p);
   print_phases(p);
   print_measures(p);
+  print_host_ahead(p);
   print_outside(p);
   print_cost(p);
   print_host(p);

@@ -27,7 +27,7 @@ json phases_json(const Prediction& p, Bytes PhaseMeasures::*measure) {
 json predicted_json(const Prediction& p) {
   json out = {{"requested_bytes", p.steady.requested.value()}, {"phases_requested_bytes", phases_json(p, &PhaseMeasures::requested)},
               {"between_steps_requested_bytes", p.between_steps_requested.value()}, {"after_init_requested_bytes", p.after_init_requested.value()},
-              {"allocated_bytes", p.steady.allocated.value()}, {"active_bytes", p.steady.active.value()}, {"reserved_bytes", p.steady.reserved.value()},
+              {"allocated_bytes", p.steady.allocated.value()}, {"active_bytes", p.steady_active().value()}, {"reserved_bytes", p.steady_reserved().value()},
               {"device_used_bytes", p.device_used().value()}, {"static_bytes", p.between_steps_allocated.value()}, {"host_bytes", p.host_bytes.value()}};
   if (p.whole.host_requested > Bytes()) out["phases_host_requested_bytes"] = phases_json(p, &PhaseMeasures::host_requested);
   return out;

@@ -93,7 +93,7 @@ class LeastCapacity {
     ReplayOptions within = own_device(run_.question);
     within.allocator.capacity_bytes = tried_[place];
     within.most_rounds = 3;  // where every micro batch empties the cache the allocator may never come to rest; of 2,000 random replays 1,998 end as with all rounds
-    return !replay(run_.recorder, within).failure;
+    return !replay(run_, within, nullptr).failure;
   }
 
   const EmulatedRun& run_;
@@ -122,6 +122,8 @@ class EmulatedPrediction {
         least.halve();
         return replay(run_, own_device(run_.question), nullptr);
       });
+    std::future<std::optional<HostAhead>> ahead;
+    if (run_.options.host_ahead && run_.recorder.has_uses()) ahead = std::async(std::launch::async, [this] { return host_ahead(); });
     const Replay replayed = replay(run_, endless_device(out_.question), trace_);
     set_phases(replayed);
     set_peak();
@@ -130,6 +132,7 @@ class EmulatedPrediction {
     set_cost();
     out_.must_fit = out_.whole.reserved;
     if (run_.options.against_capacity) judge(std::move(failing), least);
+    if (ahead.valid() && !out_.failure) out_.ahead = ahead.get();
     return std::move(out_);
   }
 
@@ -144,6 +147,20 @@ class EmulatedPrediction {
     out_.outside = outside_of_emulated(out_.question);
     out_.capacity = out_.question.cluster.device.capacity_bytes;
     out_.usable = out_.capacity - out_.outside.total();
+  }
+
+  /// On the question's own device where an endless one would take more than is usable.
+  std::optional<HostAhead> host_ahead() const {
+    const std::vector<eager::WaitingFree> waiting = eager::waiting_frees(run_.recorder, run_.question.cluster, step_conditions(run_.question));
+    ReplayOptions options = endless_device(run_.question);
+    options.waiting = waiting;
+    Replay replayed = replay(run_, options, nullptr);
+    if (run_.options.against_capacity && replayed.whole.reserved > *own_device(run_.question).allocator.capacity_bytes) {
+      options.allocator = own_device(run_.question).allocator;
+      replayed = replay(run_, options, nullptr);
+    }
+    if (replayed.failure) return std::nullopt;
+    return HostAhead{replayed.steady, replayed.whole};
   }
 
   void set_phases(const Replay& replayed) {

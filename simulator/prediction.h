@@ -2,6 +2,7 @@
 // emulated run, replayed through the model of PyTorch's caching allocator. Values only: cli and gui find the words.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -33,6 +34,12 @@ struct AlivePart {
 struct PeakInstant {
   std::string phase, instruction, unit;
   std::int64_t rank = 0;
+};
+
+/// What PyTorch counts where the host runs as far ahead of the device as the engine lets it: blocks that other streams still use are then kept from their next owner. Where memory is
+/// short the allocator waits for them, so a job needs no more for it.
+struct HostAhead {
+  AllocatorPeaks steady, whole;
 };
 
 /// Time and traffic of one optimizer step on this rank.
@@ -76,7 +83,12 @@ struct Prediction {
   Bytes host_bytes_at_most() const { return host_bytes + (saving ? saving->host_bytes : Bytes()); }
   bool host_fits() const { return !question.cluster.host_bytes || host_bytes_at_most() <= *question.cluster.host_bytes; }
 
-  Bytes device_used() const { return must_fit + outside.total(); }
+  std::optional<HostAhead> ahead;  ///< if it was asked for, the engine's streams share memory, and it runs
+
+  Bytes steady_active() const { return ahead ? ahead->steady.active : steady.active; }
+  Bytes steady_reserved() const { return ahead ? ahead->steady.reserved : steady.reserved; }
+  /// nvidia-smi's.
+  Bytes device_used() const { return (ahead ? std::max(ahead->whole.reserved, must_fit) : must_fit) + outside.total(); }
   const PhaseMeasures* phase(const std::string& name) const;
 };
 
@@ -87,6 +99,7 @@ ReplayOptions own_device(const Question& question);
 struct PredictOptions {
   EmulatedDevice device = EmulatedDevice::gpu;
   bool against_capacity = true;  ///< false: the device's capacity is unknown; no verdict is made
+  bool host_ahead = false;         ///< finds Prediction::ahead
   bool every_micro_batch = false;  ///< emulates equal micro batches one by one: the same answer, later
   bool every_step = false;         ///< emulates the third step though the second asks for the same: likewise
 };

@@ -9,9 +9,9 @@
 namespace zeroplan {
 namespace {
 
-std::optional<Prediction> predict_if_possible(const Question& question) {
+std::optional<Prediction> predict_if_possible(const Question& question, const PredictOptions& options) {
   try {
-    return predict(question);
+    return predict(question, options);
   } catch (const UsageError&) {
     return std::nullopt;
   }
@@ -31,7 +31,7 @@ void Predictor::prepare(const std::vector<Question>& questions, std::stop_token 
   std::atomic<std::size_t> next{0};
   const auto work = [&] {
     for (std::size_t i = next++; i < wanted.size() && !stop.stop_requested(); i = next++) {
-      wanted[i]->prediction = predict_if_possible(wanted[i]->question);
+      wanted[i]->prediction = predict_if_possible(wanted[i]->question, options_of(wanted[i]->question));
       wanted[i]->is_made = true;
     }
   };
@@ -43,7 +43,7 @@ void Predictor::prepare(const std::vector<Question>& questions, std::stop_token 
 
 const Prediction& Predictor::operator()(const Question& question) {
   const Known* known = find(question);
-  if (known == nullptr) known = &known_.emplace_back(Known{question, predict(question), true});
+  if (known == nullptr) known = &known_.emplace_back(Known{question, predict(question, options_of(question)), true});
   if (!known->prediction) (void)predict(question);  // throws what it threw
   return *known->prediction;
 }

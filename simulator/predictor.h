@@ -12,6 +12,9 @@ namespace zeroplan {
 
 class Predictor {
  public:
+  /// `in_full`: the question whose prediction has all that PredictOptions can ask for.
+  explicit Predictor(std::optional<Question> in_full = std::nullopt) : in_full_(std::move(in_full)) {}
+
   /// Makes what is not known yet, in parallel. Questions that throw do so again when they are asked for. Once `stop` is requested no further one is begun.
   void prepare(const std::vector<Question>& questions, std::stop_token stop = {});
 
@@ -24,8 +27,10 @@ class Predictor {
     std::optional<Prediction> prediction;  ///< none: it throws
     bool is_made = false;
   };
+  PredictOptions options_of(const Question& question) const { return {.host_ahead = question == in_full_}; }
   const Known* find(const Question& question) const;
 
+  std::optional<Question> in_full_;
   std::list<Known> known_;
 };
 

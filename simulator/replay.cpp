@@ -1,6 +1,7 @@
 #include "simulator/replay.h"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <utility>
 
@@ -20,7 +21,10 @@ void raise(AllocatorPeaks& to, const AllocatorPeaks& from) {
 class Replayer {
  public:
   Replayer(const eager::Recorder& recorder, const ReplayOptions& options, const OnReplayed& on_event)
-      : recorder_(recorder), options_(options), on_event_(on_event), allocator_(options.allocator), blocks_(recorder.tags().size()) {}
+      : recorder_(recorder), options_(options), on_event_(on_event), allocator_(options.allocator), blocks_(recorder.tags().size()) {
+    for (const eager::WaitingFree& free : options.waiting) waiting_.push_back({free.freed, static_cast<StreamId>(free.stream), 0});
+    std::sort(waiting_.begin(), waiting_.end(), [](const Waiting& a, const Waiting& b) { return std::pair(a.freed, a.stream) < std::pair(b.freed, b.stream); });
+  }
 
   Replay run() {
     std::size_t done = 0;
@@ -45,6 +49,13 @@ class Replayer {
   struct Held {
     BlockId block{};
     bool held = false;
+    unsigned used_on = 0;  ///< a bit a stream, but for its own
+  };
+  /// A WaitingFree, and the number of its event on its stream.
+  struct Waiting {
+    std::size_t freed = 0;
+    StreamId stream{};
+    std::int64_t number = 0;
   };
 
   void follow_with_repeats(std::size_t begin, std::size_t end) {
@@ -58,8 +69,11 @@ class Replayer {
   }
 
   void follow(std::size_t begin, std::size_t end) {
+    auto back = std::lower_bound(options_.waiting.begin(), options_.waiting.end(), begin, [](const eager::WaitingFree& w, std::size_t event) { return w.back < event; });
     for (std::size_t i = begin; i < end && !replay_.failure && recorder_.events()[i].kind != MemoryEvent::Kind::end; ++i) {
       taken_.reset();
+      for (; back != options_.waiting.end() && back->back <= i; ++back) come_back(*back);
+      event_ = i;
       follow(recorder_.events()[i]);
       if (replay_.failure) replay_.failure->event = i;
       if (on_event_ && !replay_.failure) on_event_({i, taken_, allocator_});
@@ -118,6 +132,7 @@ class Replayer {
       case MemoryEvent::Kind::resize:
         give_back(event.storage);
         return take(event.storage, event.bytes, event.op);
+      case MemoryEvent::Kind::use: return use(event.storage, static_cast<Stream>(event.bytes));
       case MemoryEvent::Kind::end: return;
     }
   }
@@ -130,15 +145,35 @@ class Replayer {
       replay_.failure = ReplayFailure{*error, phase_, op == 0 ? "" : recorder_.ops()[op - 1].name, tag, 0};
       return;
     }
-    blocks_[storage] = {std::get<BlockId>(outcome), true};
+    blocks_[storage] = {std::get<BlockId>(outcome), true, 0};
     taken_ = std::get<BlockId>(outcome);
   }
 
+  void use(eager::StorageIndex storage, Stream stream) {
+    Held& held = blocks_[storage];
+    if (options_.waiting.empty() || !held.held) return;
+    allocator_.record_stream(held.block, static_cast<StreamId>(stream));
+    held.used_on |= 1U << static_cast<unsigned>(stream);
+  }
+
+  /// The events that a free records on the streams that use its block are over at once, but for those that wait.
   void give_back(eager::StorageIndex storage) {
     Held& held = blocks_[storage];
     if (!held.held) return;
-    held.held = false;
     allocator_.free(held.block);
+    for (unsigned streams = std::exchange(held, {}).used_on; streams != 0; streams &= streams - 1) {
+      const auto stream = static_cast<StreamId>(std::countr_zero(streams));
+      const std::int64_t number = allocator_.events_recorded(stream);
+      const auto waits = std::lower_bound(waiting_.begin(), waiting_.end(), std::pair(event_, stream), [](const Waiting& w, const auto& at) { return std::pair(w.freed, w.stream) < at; });
+      if (waits != waiting_.end() && waits->freed == event_ && waits->stream == stream) waits->number = number;
+      else allocator_.complete_events(stream, number);
+    }
+  }
+
+  void come_back(const eager::WaitingFree& free) {
+    const auto stream = static_cast<StreamId>(free.stream);
+    const auto waits = std::lower_bound(waiting_.begin(), waiting_.end(), std::pair(free.freed, stream), [](const Waiting& w, const auto& at) { return std::pair(w.freed, w.stream) < at; });
+    allocator_.complete_events(stream, waits->number);
   }
 
   void begin_phase(const std::string& name) {
@@ -178,6 +213,8 @@ class Replayer {
   const OnReplayed& on_event_;
   CachingAllocator allocator_;
   std::vector<Held> blocks_;
+  std::vector<Waiting> waiting_;   ///< by freed and stream
+  std::size_t event_ = 0;          ///< that is followed
   std::optional<BlockId> taken_;   ///< by the event that is followed
   std::int64_t more_retries_ = 0;  ///< of rounds that were not followed
   std::string phase_;

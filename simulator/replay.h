@@ -2,17 +2,19 @@
 // to allocated, active and reserved, phase by phase, and to the moment of an out-of-memory error.
 // A repeated micro batch goes through the allocator as often as it runs, until the allocator comes out of one as it came out of the one before: the rest is the same again.
 // A settled step goes through it twice: its allocator comes to rest a step later than the engine does.
-// Leaves out that frees of blocks which another stream still uses wait for its event: they complete at once.
+// Frees of blocks that another stream still uses come back when the caller says (eager::waiting_frees); the block is active until then.
 #pragma once
 
 #include <functional>
 #include <limits>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "planner/core/units.h"
 #include "planner/engines/eager/recorder.h"
+#include "planner/engines/eager/step_time.h"
 #include "simulator/caching_allocator.h"
 
 namespace zeroplan {
@@ -21,6 +23,8 @@ struct ReplayOptions {
   AllocatorOptions allocator;
   /// cuBLAS workspaces, one for the forward thread and one for autograd's: taken from the allocator at the first forward and the first backward, never given back.
   Bytes cublas_workspace_bytes;
+  /// By `back`; none: no free waits.
+  std::span<const eager::WaitingFree> waiting = {};
   /// Rounds of a repeated micro batch that are followed at most, for what need not be exact.
   std::int64_t most_rounds = std::numeric_limits<std::int64_t>::max();
 };

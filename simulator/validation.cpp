@@ -24,8 +24,8 @@ std::optional<double> predicted_value(const Prediction& p, Measure measure, doub
   switch (measure) {
     case Measure::requested: return bytes(p.steady.requested);
     case Measure::allocated: return bytes(p.steady.allocated);
-    case Measure::active: return bytes(p.steady.active);
-    case Measure::reserved: return bytes(p.steady.reserved);
+    case Measure::active: return bytes(p.steady_active());
+    case Measure::reserved: return bytes(p.steady_reserved());
     case Measure::device_used: return bytes(p.device_used());
     case Measure::statics: return bytes(p.between_steps_allocated);
     case Measure::host: return bytes(p.host_bytes);
@@ -94,7 +94,7 @@ ValidatedRow validate(const QuestionRow& row) {
   out.judged = !row.has_unknown_device();
   if (const auto fits = row.measured.find("fits"); fits != row.measured.end() && fits->is_boolean()) out.fits = fits->get<bool>();
   try {
-    out.prediction = predict(row.question, {.device = is_oracle_row(row) ? EmulatedDevice::oracle : EmulatedDevice::gpu, .against_capacity = out.judged});
+    out.prediction = predict(row.question, {.device = is_oracle_row(row) ? EmulatedDevice::oracle : EmulatedDevice::gpu, .against_capacity = out.judged, .host_ahead = !is_oracle_row(row)});
   } catch (const UsageError& error) {
     out.refusal = error.what();
     return out;

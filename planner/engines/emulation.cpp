@@ -124,6 +124,19 @@ bool patches_with_liger(const Question& question) {
   return question.plan.loss == Loss::fused && std::find(kSwitches.begin(), kSwitches.end(), question.plan.tool) != kSwitches.end();
 }
 
+/// huggingface/transformers 4.44: FlashAttention's integration looks for packed samples in the positions (#31629); 4.56: of a batch of one only. Both read from the device.
+constexpr TorchChange kTransformersReadsPositions{4, 20240806}, kTransformersReadsThemOfOne{8, 20250829};
+
+/// Tools whose attention is not transformers' own leave it out. Padding is looked for in every layer as well, and there is some where samples of a batch have their own lengths.
+eager::HfConfig::PositionsRead positions_read(const Question& question) {
+  using Read = eager::HfConfig::PositionsRead;
+  const std::string& tool = question.plan.tool;
+  if ((!runs_transformers(question.plan) && tool != "arctic-training") || tool == "xtuner" || tool == "easycontext") return Read::never;
+  if (!question.job.packed && question.plan.micro_batch > 1) return Read::always;
+  if (is_before(question.plan.torch, kTransformersReadsPositions)) return Read::never;
+  return is_before(question.plan.torch, kTransformersReadsThemOfOne) ? Read::always : Read::batch_of_one;
+}
+
 /// The oracle's models have as many learned positions as their sequences are long.
 eager::HfConfig model_of(const Asked& asked) {
   const Question& question = asked.question;
@@ -137,6 +150,7 @@ eager::HfConfig model_of(const Asked& asked) {
   config.sequence_ranks = question.job.sequence_parallel;
   if (!exchanges_heads(question, config)) config.sequence_ranks = 1;
   config.loss = loss_of(question);
+  if (!asked.oracle) config.positions_read = positions_read(question);
   // transformers' MPT writes attention out; a GPT with layer norms and an attention kernel is nearer to llm-foundry's.
   config.foundry = config.family == eager::HfConfig::Family::mpt && (question.plan.tool == "llm-foundry" || question.plan.attention != AttentionKernel::eager);
   return config;

@@ -21,6 +21,7 @@ class HostHooks : public SavedTensorHooks {
     Scoped on_host(context_.place, context_.host);
     Tensor packed = empty_like(tensor, "offloaded activation");
     context_.copy_to_host(tensor.bytes());
+    context_.synchronize();  // tensor.cpu(), packed.copy_(tensor)
     packed.set_requires_grad(tensor.requires_grad());
     return std::make_shared<Tensor>(std::move(packed));
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <deque>
 #include <memory>
 #include <unordered_map>
 #include <utility>
@@ -128,6 +129,7 @@ class Stage3Optimizer {
     std::vector<ZeroParam*> params;
     std::int64_t elems = 0;
   } bucket_;
+  std::deque<EventId> reductions_;
 
   std::unordered_map<const ZeroParam*, Tensor> norm_for_param_grads_;  ///< offload only
   std::int64_t micro_step_id_ = 0;
@@ -264,6 +266,7 @@ void Stage3Optimizer::add_grad_to_ipg_bucket(ZeroParam& param) {
   context_.wait_stream(Stream::compute);
   if (job_.contiguous_gradients && bucket_.elems + gradient.elems() <= job_.reduce_bucket_elems) {
     context_.moves(2 * gradient.bytes());
+    gradient.record_stream(context_.stream);
     gradient.set_data(alias(bucket_.buffer, gradient.shape()));
   }
   bucket_.params.push_back(&param);
@@ -272,6 +275,11 @@ void Stage3Optimizer::add_grad_to_ipg_bucket(ZeroParam& param) {
 
 void Stage3Optimizer::reduce_and_partition_ipg_grads() {
   if (bucket_.params.empty()) return;
+  constexpr std::size_t kMostReductions = 2;  // max_param_reduce_events
+  if (reductions_.size() > kMostReductions) {
+    context_.synchronize(reductions_.front());
+    reductions_.pop_front();
+  }
   Scoped stream(context_.stream, Stream::reduce);
   Scoped category(context_.category, Category::communication_buffers);
   const bool contiguous = job_.contiguous_gradients && bucket_.elems <= job_.reduce_bucket_elems && !job_.reduce_scatter;
@@ -280,6 +288,7 @@ void Stage3Optimizer::reduce_and_partition_ipg_grads() {
   partition_grads(grad_partitions);
   bucket_.params.clear();
   bucket_.elems = 0;
+  reductions_.push_back(context_.record_event());
 }
 
 Tensors Stage3Optimizer::avg_scatter_contiguous_grads() {
@@ -395,6 +404,8 @@ void Stage3Optimizer::backward_epilogue() {
     Scoped stream(context_.stream, Stream::reduce);
     context_.synchronize();
   }
+  reductions_.clear();  // all are over by now
+  coordinator_.forget_fetches();
   epilogue_ran_ = true;
   coordinator_.release_backward_leftovers();
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <vector>
 
 #include "planner/engines/eager/deepspeed_zero3_params.h"
@@ -31,6 +32,8 @@ class PartitionedParameterCoordinator {
   void release_sub_module(SubModule& module, bool forward);
   void release_and_reset_all();
   void release_backward_leftovers();
+  /// They are known to be over.
+  void forget_fetches() { ongoing_fetches_.clear(); }
 
  private:
   enum class TraceMode : std::uint8_t { invalid, record, complete };
@@ -44,6 +47,7 @@ class PartitionedParameterCoordinator {
   void construct_parameter_trace();
   void all_gather_params(const std::vector<ZeroParam*>& params);
   void make_available(SubModule& module, bool forward);
+  void wait_for_fetches();
   void discard_from_queue(const SubModule& module);
   void prefetch();
   const std::vector<ZeroParam*>& params_to_release(const SubModule& module);
@@ -60,6 +64,7 @@ class PartitionedParameterCoordinator {
   std::vector<ParamInTrace> param_order_;
   std::size_t queue_front_ = 0;  ///< of param_order_
   std::vector<SubModule*> active_backward_;
+  std::deque<EventId> ongoing_fetches_;
   /// __params_to_release is an lru_cache that is never cleared: the first answer for a module at a step stays.
   struct Release {
     const SubModule* module = nullptr;

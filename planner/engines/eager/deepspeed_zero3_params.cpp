@@ -52,6 +52,7 @@ ZeroParam* ZeroInit::find(const Tensor& param) const {
 }
 
 void ZeroInit::free_param(ZeroParam& param) {
+  param.param.record_stream(context_.stream);
   param.param.set_data(nothing_);
   param.ds_status = ZeroParamStatus::not_available;
 }
@@ -101,7 +102,7 @@ void ZeroInit::all_gather(const std::vector<ZeroParam*>& params) {
     else gather_and_copy(*p);
     p->ds_status = ZeroParamStatus::available;
   }
-  if (coalesced) context_.synchronize();
+  context_.synchronize();
 }
 
 /// _no_gather_coalesced: one rank uses its partition as it is.
@@ -164,6 +165,7 @@ void ZeroInit::wait(AllGatherHandle& handle) {
   if (handle.complete) return;
   Scoped stream(context_.stream, Stream::gather);
   context_.wait_event(handle.gathered);
+  if (ranks_ == 1) context_.synchronize();  // NoGatherHandle
   for (ZeroParam* p : handle.params) {
     if (handle.flat.defined()) context_.moves(2 * p->ds_numel * size_of(p->ds_tensor.type()));
     if (handle.flat.defined()) p->param.set_data(gather_buffer(context_, p->ds_shape, p->ds_tensor.type(), "AllGatherCoalescedHandle cat"));

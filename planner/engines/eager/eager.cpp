@@ -18,6 +18,8 @@ void TensorImpl::destroy(TensorImpl* self) { delete self; }
 
 StorageImpl::~StorageImpl() { context->recorder.free(index, bytes, place); }
 
+void Tensor::record_stream(Stream stream) const { context().recorder.use(storage().index, stream); }
+
 void StorageImpl::resize(std::int64_t size_bytes) {
   if (size_bytes == bytes) return;
   context->recorder.resize(index, bytes, size_bytes, place);

@@ -216,6 +216,8 @@ class Tensor {
   void set_data(const Tensor& source) const;
   /// untyped_storage().resize_(bytes)
   void resize_storage(std::int64_t size_bytes) const { storage().resize(size_bytes); }
+  /// Tensor.record_stream
+  void record_stream(Stream stream) const;
   /// A new tensor on the same storage, outside the graph.
   Tensor detach() const;
 
@@ -403,6 +405,8 @@ class Context {
   void wait_stream(Stream other);
   /// The host waits for `stream`: item(), stream.synchronize().
   void synchronize() { recorder.work({.kind = Activity::Kind::synchronize, .stream = stream}); }
+  /// event.synchronize()
+  void synchronize(EventId event) { recorder.work({.kind = Activity::Kind::synchronize, .stream = stream, .event = event}); }
 
   std::vector<std::function<void()>> callbacks;
   int backward_depth = 0;

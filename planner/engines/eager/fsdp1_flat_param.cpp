@@ -204,12 +204,16 @@ void FlatParamHandle::use_unsharded_flat_param(const Tensor& padded) {
 }
 
 void FlatParamHandle::post_unshard() {
-  if (uses_param_mixed_precision() && options_.sharded()) mp_shard_.resize_storage(0);
+  if (!uses_param_mixed_precision() || !options_.sharded()) return;
+  mp_shard_.record_stream(context_.stream);
+  mp_shard_.resize_storage(0);
 }
 
 void FlatParamHandle::reshard(bool free_unsharded_flat_param) {
   use_sharded_flat_param();
-  if (free_unsharded_flat_param) full_param_padded_.resize_storage(0);
+  if (!free_unsharded_flat_param) return;
+  full_param_padded_.record_stream(context_.stream);
+  full_param_padded_.resize_storage(0);
 }
 
 void FlatParamHandle::post_reshard() {

@@ -126,6 +126,12 @@ Attended attend(const HfConfig& config, const Tensor& q, const Tensor& k, const 
   return {.out = contiguous(transpose(out, 1, 2)), .weights = {}};
 }
 
+void read_positions(const HfConfig& config, const Tensor& q) {
+  using Read = HfConfig::PositionsRead;
+  if (config.attention != AttentionKernel::flash || config.positions_read == Read::never) return;
+  if (config.positions_read == Read::always || q.size(0) == 1) q.context().synchronize();
+}
+
 namespace {
 Tensor rotate_half(const Tensor& x, bool interleaved) {
   const std::int64_t half = x.size(-1) / 2;

@@ -28,6 +28,9 @@ struct Attended {
 /// The attention interface: q, k, v as [batch, heads, tokens, head_dim]. `mask` may be undefined.
 Attended attend(const HfConfig& config, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask);
 
+/// _is_packed_sequence (modeling_flash_attention_utils.py), for q [batch, heads, tokens, head_dim]: the host waits for the device if `config` says so.
+void read_positions(const HfConfig& config, const Tensor& q);
+
 /// apply_rotary_pos_emb: q and k [batch, heads, tokens, head_dim], cos and sin [batch, tokens, rotary dims].
 void rotate(const HfConfig& config, Tensor& q, Tensor& k, const Tensor& cos, const Tensor& sin);
 

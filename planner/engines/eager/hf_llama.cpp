@@ -103,6 +103,7 @@ Tensors LlamaAttention::forward(Arguments& arguments) {
   if (config_.position == PositionKind::rope && config_.liger && config_.rotary_dims == 0) liger_rotate(qkv[0], qkv[1], arguments.keyword[1], arguments.keyword[2]);
   else if (config_.position == PositionKind::rope) rotate(config_, qkv[0], qkv[1], arguments.keyword[1], arguments.keyword[2]);
   const Tensor mask = arguments.keyword.size() > 3 ? arguments.keyword[3] : Tensor();
+  read_positions(config_, qkv[0]);
   Attended made = config_.sequence_ranks > 1 ? ulysses_attend(config_, qkv) : attend(config_, qkv[0], qkv[1], qkv[2], mask);
   made.out = contiguous(reshape(made.out, {hidden.size(0), hidden.size(1), -1}));
   return made.with(o_->call(made.out));

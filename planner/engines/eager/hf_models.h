@@ -47,6 +47,8 @@ struct HfConfig {
   /// flash, efficient, cudnn: the kernel that sdpa takes. eager: products and softmax written out, matrices of tokens × tokens are saved.
   AttentionKernel attention = AttentionKernel::flash;
   LossConfig loss = {};
+  /// FlashAttention's integration asks the device whether positions are those of packed samples: the host waits for it in every layer.
+  enum class PositionsRead : std::uint8_t { never, batch_of_one, always } positions_read = PositionsRead::never;
 
   // What models unlike Llama have. Meanings of Model's fields of the same names (core/model.h).
   bool attn_out_bias = false, mlp_bias = false;

@@ -28,12 +28,12 @@ void Recorder::begin_phase(std::string_view name) {
     phases_.push_back(PhasePeak{.name = std::string(name)});
     totals_.emplace_back();
   }
-  if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::phase, .storage = static_cast<StorageIndex>(current_phase_), .op = static_cast<std::uint32_t>(ops_.size())});
+  record(MemoryEvent::Kind::phase, static_cast<StorageIndex>(current_phase_));
   for (int place = 0; place < kPlaceCount; ++place) note_peak(place);
 }
 
 void Recorder::forget_phases(std::string_view prefix) {
-  if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::forget, .op = static_cast<std::uint32_t>(ops_.size())});
+  record(MemoryEvent::Kind::forget);
   const auto is_forgotten = [&](std::size_t phase) { return std::string_view(phases_[phase].name).starts_with(prefix); };
   for (std::size_t i = 0; i < phases_.size(); ++i) {
     if (!is_forgotten(i)) continue;
@@ -56,9 +56,9 @@ bool Recorder::same_phase(std::size_t a, std::size_t b) const {
 }
 
 bool Recorder::same_event(const MemoryEvent& a, const MemoryEvent& b, const RecorderMark& earlier, const RecorderMark& begin) const {
-  if (a.kind != b.kind || a.bytes != b.bytes || a.op - earlier.ops != b.op - begin.ops) return false;
+  if (a.kind != b.kind || a.bytes != b.bytes || a.op - earlier.ops != b.op - begin.ops || a.activity - earlier.activities != b.activity - begin.activities) return false;
   if (a.kind == MemoryEvent::Kind::phase) return same_phase(a.storage, b.storage);
-  if (a.kind > MemoryEvent::Kind::phase) return true;
+  if (a.kind > MemoryEvent::Kind::phase && a.kind != MemoryEvent::Kind::use) return true;
   if (a.storage == b.storage) return a.storage < earlier.storages;
   const StorageIndex own = next_storage_ - begin.storages;
   if (b.storage - a.storage != begin.storages - earlier.storages || b.storage < begin.storages - own) return false;
@@ -128,6 +128,11 @@ bool Recorder::settles(const RecorderMark& begin) {
   return true;
 }
 
+void Recorder::record(MemoryEvent::Kind kind, StorageIndex storage, std::int64_t bytes) {
+  if (!record_events_) return;
+  events_.push_back({.kind = kind, .storage = storage, .op = static_cast<std::uint32_t>(ops_.size()), .activity = static_cast<std::uint32_t>(activities_.size()), .bytes = bytes});
+}
+
 void Recorder::grow(Place place, std::int64_t bytes) {
   if (place == Place::meta) return;
   std::int64_t& alive = alive_[static_cast<int>(place)];
@@ -137,21 +142,19 @@ void Recorder::grow(Place place, std::int64_t bytes) {
 
 StorageIndex Recorder::allocate(std::int64_t bytes, const StorageTag& tag) {
   const StorageIndex index = next_storage_++;
-  if (record_events_) {
-    events_.push_back({.kind = MemoryEvent::Kind::birth, .storage = index, .op = static_cast<std::uint32_t>(ops_.size()), .bytes = bytes});
-    tags_.push_back(tag);
-  }
+  record(MemoryEvent::Kind::birth, index, bytes);
+  if (record_events_) tags_.push_back(tag);
   grow(tag.place, bytes);
   return index;
 }
 
 void Recorder::free(StorageIndex index, std::int64_t bytes, Place place) {
-  if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::death, .storage = index, .op = static_cast<std::uint32_t>(ops_.size()), .bytes = bytes});
+  record(MemoryEvent::Kind::death, index, bytes);
   if (place != Place::meta) alive_[static_cast<int>(place)] -= bytes;
 }
 
 void Recorder::resize(StorageIndex index, std::int64_t old_bytes, std::int64_t new_bytes, Place place) {
-  if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::resize, .storage = index, .op = static_cast<std::uint32_t>(ops_.size()), .bytes = new_bytes});
+  record(MemoryEvent::Kind::resize, index, new_bytes);
   grow(place, new_bytes - old_bytes);
 }
 
@@ -159,12 +162,18 @@ void Recorder::set_category(StorageIndex index, Category category) {
   if (record_events_) tags_[index].category = category;
 }
 
+void Recorder::use(StorageIndex index, Stream stream) {
+  if (!record_events_ || tags_[index].stream == stream || tags_[index].place != Place::device) return;
+  has_uses_ = true;
+  record(MemoryEvent::Kind::use, index, static_cast<std::int64_t>(stream));
+}
+
 void Recorder::empty_cache() {
-  if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::empty_cache, .op = static_cast<std::uint32_t>(ops_.size())});
+  record(MemoryEvent::Kind::empty_cache);
 }
 
 void Recorder::end() {
-  if (record_events_) events_.push_back({.kind = MemoryEvent::Kind::end, .op = static_cast<std::uint32_t>(ops_.size())});
+  record(MemoryEvent::Kind::end);
 }
 
 void Recorder::begin_op(const OpEvent& op) {

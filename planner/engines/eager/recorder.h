@@ -45,11 +45,12 @@ struct StorageTag {
   friend bool operator==(const StorageTag&, const StorageTag&) = default;
 };
 
-/// One thing that happened to memory. For a resize `bytes` is the new size. forget: forget_phases was called (a step begins). end: the last step is over; what follows is the process going down.
+/// One thing that happened to memory. For a resize `bytes` is the new size. use: Tensor.record_stream, `bytes` is the Stream. forget: forget_phases was called (a step begins). end: the last step is over; what follows is the process going down.
 struct MemoryEvent {
-  enum class Kind : std::uint8_t { birth, death, resize, phase, forget, empty_cache, end } kind = Kind::birth;
+  enum class Kind : std::uint8_t { birth, death, resize, phase, forget, empty_cache, end, use } kind = Kind::birth;
   StorageIndex storage = 0;  ///< for a phase: its index in phases()
   std::uint32_t op = 0;      ///< ops begun before it: ops()[op - 1] was running; 0: none
+  std::uint32_t activity = 0;  ///< activities recorded before it, of those that were not forgotten by then
   std::int64_t bytes = 0;
 };
 
@@ -130,6 +131,9 @@ class Recorder {
   void free(StorageIndex index, std::int64_t bytes, Place place);
   void resize(StorageIndex index, std::int64_t old_bytes, std::int64_t new_bytes, Place place);
   void set_category(StorageIndex index, Category category);
+  /// Work on `stream` uses it too: an allocator must not hand it out again before that is over.
+  void use(StorageIndex index, Stream stream);
+  bool has_uses() const { return has_uses_; }
   /// torch.cuda.empty_cache(): frees nothing that is asked for; an allocator gives back what it keeps.
   void empty_cache();
   void end();
@@ -180,10 +184,11 @@ class Recorder {
   bool same_phase(std::size_t a, std::size_t b) const;
   bool same_event(const MemoryEvent& a, const MemoryEvent& b, const RecorderMark& earlier, const RecorderMark& begin) const;
   bool same_activity(const Activity& a, const Activity& b, const RecorderMark& earlier, const RecorderMark& begin) const;
+  void record(MemoryEvent::Kind kind, StorageIndex storage = 0, std::int64_t bytes = 0);
   void grow(Place place, std::int64_t bytes);
   void note_peak(int place);
 
-  bool record_events_, record_activities_, folds_micro_batches_ = false, folds_steps_ = false;
+  bool record_events_, record_activities_, has_uses_ = false, folds_micro_batches_ = false, folds_steps_ = false;
   std::int64_t alive_[kPlaceCount] = {};
   std::size_t current_phase_ = 0;
   StorageIndex next_storage_ = 0;

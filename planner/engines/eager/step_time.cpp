@@ -111,6 +111,10 @@ class Clocks {
   /// The next round of a repeated stretch: what it recorded is what the round before it recorded.
   void hand_on(const RepeatedStretch& stretch);
   double now_s() const { return std::max(compute(), host_); }
+  double host_now_s() const { return host_; }
+  double stream_s(Stream stream) const { return streams_[at(stream)]; }
+  /// The host waits for everything.
+  void synchronize_all() { host_ = std::max({host_, *std::max_element(streams_.begin(), streams_.end()), communicators_[0], communicators_[1]}); }
   /// `more` rounds after this one, in each of which every clock goes on as far as it did since `before`, when this round began.
   void continue_from(const Clocks& before, const RepeatedStretch& stretch, std::int64_t more);
   StepTime result(const WorkTotals& work) {
@@ -134,6 +138,7 @@ class Clocks {
 
   double kernel_s(const Activity& activity, Issued issued);
   void run_kernel(const Activity& activity, Issued issued);
+  void enter_queue();
   double slowed_end(double start, double duration);
   void run_beside(Neighbour neighbour);
   void run_collective(const Activity& activity);
@@ -152,6 +157,8 @@ class Clocks {
   std::optional<std::size_t> last_kernel_;   ///< of the compute stream, if noted
   double host_ = 0;
   std::array<double, kStreamCount> streams_{};
+  std::array<double, kLaunchQueueEntries> queue_{};  ///< when the compute stream gets to the last entries
+  std::size_t next_in_queue_ = 0;
   std::array<double, 2> communicators_{};  ///< of neighbours; of ranks that are apart
   double to_device_ = 0, to_host_ = 0;     ///< copy engines
   std::vector<std::optional<double>> rooflines_s_;  ///< by activity, where remembered
@@ -182,9 +189,17 @@ void Clocks::run_kernel(const Activity& activity, Issued issued) {
     return run_beside({start, start + duration, 1});  // two kernels that each fill the device take as long as one after the other
   }
   clock(activity.stream) = slowed_end(start, duration);
+  enter_queue();
   time_.compute_s += clock(activity.stream) - start;
   note(start, compute());
   if (noted_ != nullptr) last_kernel_ = index_;
+}
+
+/// What was issued last to the compute stream.
+void Clocks::enter_queue() {
+  double& oldest = queue_[next_in_queue_++ % queue_.size()];
+  host_ = std::max(host_, oldest);
+  oldest = compute();
 }
 
 double Clocks::slowed_end(double start, double duration) {
@@ -251,8 +266,8 @@ void Clocks::wait(const Activity& activity) {
 }
 
 void Clocks::synchronize(const Activity& activity) {
-  const double until = clock(activity.stream);
-  if (activity.stream != Stream::compute) expose(until, std::max(compute(), host_));
+  const double until = activity.event != 0 ? events_[activity.event] : clock(activity.stream);
+  if (activity.event == 0 && activity.stream != Stream::compute) expose(until, std::max(compute(), host_));
   host_ = std::max(host_, until);
 }
 
@@ -269,8 +284,14 @@ void Clocks::run(std::size_t index, const Activity& activity, Issued issued) {
       return;
     case Activity::Kind::host_kernel:
     case Activity::Kind::host_update: return run_on_host(activity);
-    case Activity::Kind::record: events_[activity.event] = clock(activity.stream); return;
-    case Activity::Kind::wait: return wait(activity);
+    case Activity::Kind::record:
+      events_[activity.event] = clock(activity.stream);
+      if (activity.stream == Stream::compute) enter_queue();
+      return;
+    case Activity::Kind::wait:
+      wait(activity);
+      if (activity.stream == Stream::compute) enter_queue();
+      return;
     case Activity::Kind::synchronize: return synchronize(activity);
   }
 }
@@ -346,6 +367,51 @@ StepTime step_time(const Recorder& recorder, const Cluster& cluster, const StepC
   const StepTime time = clocks.result(recorder.work_totals(prefix));
   if (clock != nullptr) clock->step_s = time.step_s;
   return time;
+}
+
+std::vector<WaitingFree> waiting_frees(const Recorder& recorder, const Cluster& cluster, const StepConditions& conditions) {
+  const std::vector<MemoryEvent>& events = recorder.events();
+  Clocks clocks(cluster, conditions, recorder.event_ids());
+  std::vector<WaitingFree> out, asked;         // of all micro batches; of this one
+  std::vector<double> over_s;                  // by place in asked
+  std::vector<double> host_s;                  // by event, from begin on
+  std::size_t begin = 0, next_activity = 0;
+  const auto run_until = [&](std::size_t activity) {
+    for (; next_activity < activity; ++next_activity) clocks.run(next_activity, recorder.activities()[next_activity], issued(recorder, recorder.activities()[next_activity], conditions));
+  };
+  const auto end_micro_batch = [&](std::size_t end) {
+    for (std::size_t i = 0; i < asked.size(); ++i) {
+      const auto comes_back = std::lower_bound(host_s.begin() + static_cast<std::ptrdiff_t>(asked[i].freed + 1 - begin), host_s.end(), over_s[i]);
+      asked[i].back = begin + static_cast<std::size_t>(comes_back - host_s.begin());
+      if (asked[i].back > asked[i].freed + 1) out.push_back(asked[i]);
+    }
+    asked.clear();
+    over_s.clear();
+    host_s.clear();
+    begin = end;
+    clocks.synchronize_all();
+  };
+  std::vector<std::uint32_t> uses(recorder.tags().size());  // by storage: a bit a stream
+  std::int64_t steps = std::count_if(events.begin(), events.end(), [](const MemoryEvent& event) { return event.kind == MemoryEvent::Kind::forget; }), step = 0;
+  for (std::size_t i = 0; i < events.size() && events[i].kind != MemoryEvent::Kind::end; ++i) {
+    const MemoryEvent& event = events[i];
+    if (event.kind == MemoryEvent::Kind::forget || (event.kind == MemoryEvent::Kind::phase && recorder.phases()[event.storage].name.ends_with("forward"))) end_micro_batch(i);
+    step += event.kind == MemoryEvent::Kind::forget;
+    if (step <= 1 || step == steps) run_until(event.activity);
+    const bool frees = event.kind == MemoryEvent::Kind::death || event.kind == MemoryEvent::Kind::resize;
+    host_s.push_back(clocks.host_now_s());
+    if (event.kind == MemoryEvent::Kind::use) uses[event.storage] |= 1U << event.bytes;
+    if (!frees || uses[event.storage] == 0) continue;
+    for (std::size_t stream = 0; stream < kStreamCount; ++stream) {
+      if ((uses[event.storage] >> stream & 1U) == 0) continue;
+      asked.push_back({static_cast<Stream>(stream), i, 0});
+      over_s.push_back(clocks.stream_s(static_cast<Stream>(stream)));
+    }
+    uses[event.storage] = 0;
+  }
+  end_micro_batch(events.size());
+  std::stable_sort(out.begin(), out.end(), [](const WaitingFree& a, const WaitingFree& b) { return a.back < b.back; });
+  return out;
 }
 
 StepTime step_time_from_totals(const Recorder& recorder, const Cluster& cluster, std::string_view prefix) {

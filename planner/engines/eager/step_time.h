@@ -6,6 +6,7 @@
 // An event carries a stream's clock to a stream that waits for it; synchronize carries it to the host. So communication overlaps exactly where the engine lets it.
 // What runs beside the compute stream slows it: a collective by the multiprocessors of NCCL's channels, kernels of another stream by all of the device, since each of two
 // kernels would fill it alone. A kernel that was issued first and runs at that time is slowed as well, but not what waits for an event that was recorded in between.
+// The host runs ahead of the device by what the launch queue takes, unless it synchronizes.
 // Cost: linear in the activities; those of a repeated micro batch count as often as it runs.
 //
 // Leaves out: data loading, logging, stragglers, retries of the allocator, what a collective costs in memory bandwidth, the exchange of a sequence's pieces, and Python of
@@ -36,6 +37,8 @@ inline constexpr double kHostUpdateBytesPerElem = 28;
 inline constexpr double kHostBytesPerS = kHostUpdateElemsPerS * kHostUpdateBytesPerElem;
 /// PCIe 4.0 x16, of a profile that does not say.
 inline constexpr double kHostLinkBytesPerS = 24.8e9;
+/// Kernels, and events recorded and waited for, that a stream takes before the host must wait to issue another (CUDA's launch queue).
+inline constexpr std::size_t kLaunchQueueEntries = 1024;
 /// Channels, and so multiprocessors, that NCCL takes at most for a collective (MAXCHANNELS up to 2.24, NVIDIA/nccl src/include/device.h).
 inline constexpr std::int64_t kMostNcclChannels = 32;
 
@@ -86,6 +89,16 @@ struct StepClock {
 
 /// Of the phases whose name starts with `prefix`. Needs Recorder::record_activities (or record_events). `clock`: not null for the times of single activities.
 StepTime step_time(const Recorder& recorder, const Cluster& cluster, const StepConditions& conditions = {}, std::string_view prefix = "steady", StepClock* clock = nullptr);
+
+/// A freed storage that work on another stream still uses: an allocator has it back when that is over and the host, which runs ahead of the device, has come as far.
+struct WaitingFree {
+  Stream stream;            ///< that uses it
+  std::size_t freed = 0;    ///< Recorder::events(): its death, or a resize
+  std::size_t back = 0;     ///< the first event that it is back before; not after the micro batch, at whose end the host looks at the loss
+};
+
+/// All that do wait, by `back`. Only steps whose activities are kept are looked at; in others nothing waits. Needs record_events.
+std::vector<WaitingFree> waiting_frees(const Recorder& recorder, const Cluster& cluster, const StepConditions& conditions);
 
 /// From sums alone, for runs without activities: everything that is on another stream is taken as hidden behind compute, what is left over as exposed. Never more than step_time,
 /// but for groups that cross nodes in part: all collectives are taken as the whole cluster's.

@@ -19,11 +19,18 @@ Tensors chunks(const Tensor& x, int dim, std::int64_t count) {
   return out;
 }
 
+/// Nothing makes the host wait for a tile. Yet if it ran ahead, the parameters that a first step under ZeRO-3 gathers anew for each would add up to more than published runs took
+/// (docs/validation.md): it is taken to keep pace.
+void keep_pace(Context& context) { context.synchronize(); }
+
 Tensor forward(const Tensor& x, std::int64_t tiles, const std::function<Tensor(const Tensor&)>& function) {
   Context& context = x.context();
   Scoped no_grad(context.grad_enabled, false);
   Tensors outputs;
-  for (const Tensor& tile : chunks(x, 1, tiles)) outputs.push_back(function(tile));
+  for (const Tensor& tile : chunks(x, 1, tiles)) {
+    outputs.push_back(function(tile));
+    keep_pace(context);
+  }
   context.begin_op("cat");
   context.moves(2 * x.bytes());
   return empty(context, x.shape().contiguous(), outputs[0].type(), "cat");
@@ -48,6 +55,7 @@ void formula(BackwardCall& call, std::int64_t tiles, const std::function<Tensor(
       output = function(tile);
     }
     backward(Tensors{output}, Tensors{tiles_of_gradient[i]});
+    keep_pace(context);
   }
   call.results[0] = alias(x_grad, call.edge(0).expected);
 }
@@ -56,6 +64,7 @@ void formula(BackwardCall& call, std::int64_t tiles, const std::function<Tensor(
 std::int64_t mlp_tiles(const Tensor& x) { return divide_up(x.size(1), x.size(-1)); }
 
 Tensor in_tiles(const Tensor& x, std::int64_t tiles, std::function<Tensor(const Tensor& tile)> function) {
+  x.context().synchronize();  // the ranks agree on the number of tiles: item()
   Recording recording(x.context(), "TiledMLPBackward", {&x});
   Tensor out = forward(x, tiles, function);
   if (recording) recording->save(x);  // a torch.autograd.Function saves when its forward has run

@@ -41,7 +41,7 @@ struct Activity {
     host_update,  ///< DeepSpeedCPUAdam: likewise; `count` elements
     record,       ///< `event` is the stream's end as it is now
     wait,         ///< the stream goes on after `event`
-    synchronize   ///< the host goes on when the stream has ended
+    synchronize   ///< the host goes on when the stream has ended; with an `event`, when that is over
   } kind = Kind::kernel;
   Stream stream = Stream::compute;
   Arithmetic arithmetic = Arithmetic::none;
