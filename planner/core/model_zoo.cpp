@@ -41,9 +41,11 @@ void read_position(const JsonFields& fields, Model& model) {
   model.position_offset_rows = fields.integer_or("position_offset_rows", model.position_offset_rows, {0, 1 << 20});
 }
 
-/// Without a family: Llama, or with layer norms an mpt-like GPT.
+/// Without a family: Llama, or an mpt-like GPT where there are layer norms and no gated MLP.
 const Family& read_zoo_family(const JsonFields& fields) {
-  if (!fields.has("family")) return *find_family(fields.has("norm") && fields.at("norm") == "layernorm" ? "mpt" : "llama");
+  const auto is = [&](const char* key, const char* value) { return fields.has(key) && fields.at(key) == value; };
+  const bool gated = is("mlp", "swiglu") || is("mlp", "geglu_tanh");
+  if (!fields.has("family")) return *find_family(is("norm", "layernorm") && !gated ? "mpt" : "llama");
   const std::string name = fields.text("family");
   const Family* family = find_zoo_family(name);
   if (family == nullptr) fields.fail("family", fmt::format("{} is not modelled", name), supported_families());

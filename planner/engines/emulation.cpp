@@ -53,6 +53,8 @@ Emulated emulated_engine(const Question& question) {
 
 /// pytorch/pytorch#153666: torch.nn.RMSNorm is one CUDA kernel.
 constexpr TorchChange kFusedRmsNorm{9, 20250801};
+/// pytorch/pytorch#104898: foreach AdamW adds epsilon in place.
+constexpr TorchChange kOneForeachTemporary{1, 20230712};
 /// pytorch/torchtitan#391 (e29b6b4d4): train.py drops the logits before backward.
 constexpr TorchChange kTorchtitanDropsLogits{4, 20240612};
 /// pytorch/torchtitan#1094 (83e694105): embedding and head are sharded on their own.
@@ -164,7 +166,7 @@ eager::TrainingSize size_of(const Asked& asked) {
 
 eager::OptimizerKernel kernel_of(const Question& question) {
   switch (question.plan.optimizer_kernel) {
-    case OptimizerKernel::foreach: return eager::OptimizerKernel::foreach;
+    case OptimizerKernel::foreach: return is_before(question.plan.torch, kOneForeachTemporary) ? eager::OptimizerKernel::foreach_of_two : eager::OptimizerKernel::foreach;
     case OptimizerKernel::for_loop: return eager::OptimizerKernel::for_loop;
     case OptimizerKernel::fused:
     case OptimizerKernel::cpu: break;  // DeepSpeed's CPU Adam updates in place, as the fused kernel does

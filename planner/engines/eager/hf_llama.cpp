@@ -168,11 +168,21 @@ Tensors LlamaMlp::forward(Arguments& arguments) {
   })};
 }
 
+namespace {
+/// Of the hidden size. Layer norms: StableLM's, and what Megatron's GPT has without --normalization RMSNorm.
+std::unique_ptr<Module> make_norm(Context& owner, const HfConfig& config) {
+  if (config.norm != NormKind::layernorm) return std::make_unique<RmsNorm>(owner, config.hidden_size, config.type, config.rms_norm());
+  auto norm = std::make_unique<LayerNorm>(owner, config.hidden_size, config.type);
+  if (!config.norm_bias) norm->drop_bias();
+  return norm;
+}
+}  // namespace
+
 LlamaLayer::LlamaLayer(Context& owner, const HfConfig& config, const BlockCheckpoints& checkpoints)
     : DecoderBlock(owner, "LlamaDecoderLayer", checkpoints), attention_(owner, config), mlp_(owner, config) {
   children = {{"self_attn", &attention_}, {"mlp", &mlp_}};
-  const auto add_norm = [&](std::unique_ptr<RmsNorm>& norm, const char* name) {
-    norm = std::make_unique<RmsNorm>(owner, config.hidden_size, config.type, config.rms_norm());
+  const auto add_norm = [&](std::unique_ptr<Module>& norm, const char* name) {
+    norm = make_norm(owner, config);
     children.emplace_back(name, norm.get());
   };
   const bool after = config.post_norm || config.norms_per_layer == 4;
@@ -240,14 +250,14 @@ Tensors LlamaRotary::forward(Arguments& arguments) {
 
 LlamaModel::LlamaModel(Context& owner, const HfConfig& config, const BlockCheckpoints& checkpoints)
     : Module(owner, "LlamaModel"), embed_tokens(owner, config.vocab_size, config.hidden_size, config.type, config.scaled_embedding),
-      layers(make_blocks<LlamaLayer>(owner, config, checkpoints)), norm(owner, config.hidden_size, config.type, config.rms_norm()),
+      layers(make_blocks<LlamaLayer>(owner, config, checkpoints)), norm(make_norm(owner, config)),
       rotary(owner, config.rotary_embedding_dims(), config.norm_in_fp32), config_(config) {
   if (config.local_rotary) local_rotary = std::make_unique<LlamaRotary>(owner, config.rotary_embedding_dims());
   if (local_rotary) local_rotary->initialise_again();
   rotary.initialise_again();
   children.emplace_back("embed_tokens", &embed_tokens);
   for (std::size_t i = 0; i < layers.size(); ++i) children.emplace_back("layers." + std::to_string(i), layers[i].get());
-  children.emplace_back("norm", &norm);
+  children.emplace_back("norm", norm.get());
   children.emplace_back("rotary_emb", &rotary);
 }
 
@@ -285,7 +295,7 @@ Tensors LlamaModel::forward(Arguments& arguments) {
     hidden = std::move((*layers[i])(Arguments{.positional = {hidden}, .keyword = std::move(keyword)})[0]);
   }
   context->where = head_unit();
-  hidden = norm.call(hidden);
+  hidden = norm->call(hidden);
   return {hidden};
 }
 

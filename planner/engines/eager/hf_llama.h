@@ -54,7 +54,7 @@ class LlamaLayer : public DecoderBlock {
  private:
   LlamaAttention attention_;
   LlamaMlp mlp_;
-  std::unique_ptr<RmsNorm> input_norm_, attention_out_norm_, mlp_norm_, mlp_out_norm_;  ///< those that the model has
+  std::unique_ptr<Module> input_norm_, attention_out_norm_, mlp_norm_, mlp_out_norm_;  ///< those that the model has
 };
 
 class LlamaRotary : public Module {
@@ -80,7 +80,7 @@ class LlamaModel : public Module {
 
   Embedding embed_tokens;
   std::vector<std::unique_ptr<LlamaLayer>> layers;
-  RmsNorm norm;
+  std::unique_ptr<Module> norm;
   LlamaRotary rotary;
   std::unique_ptr<LlamaRotary> local_rotary;  ///< of sliding layers, where they have their own
 

@@ -146,7 +146,7 @@ void AdamW::step_foreach(const std::vector<std::size_t>& active) {
     const std::pair group(parameters_[i].type(), parameters_[i].storage().place);
     if (std::find(groups.begin(), groups.end(), group) == groups.end()) groups.push_back(group);
   }
-  Tensors roots;
+  Tensors roots, denominators;
   for (const auto& [type, where] : groups) {
     {
       Scoped step_place(context_.place, context_.host);
@@ -162,6 +162,10 @@ void AdamW::step_foreach(const std::vector<std::size_t>& active) {
     }
     for (std::int64_t kernel = 0; kernel < kKernelsOfSteps; ++kernel) context_.moves(kPassesOfSteps * group_bytes / kKernelsOfSteps);
     roots = std::move(group_roots);  // the name is bound again: the last group's roots die only now
+    if (kernel_ != OptimizerKernel::foreach_of_two) continue;
+    Tensors group_denominators;
+    for (const Tensor& root : roots) group_denominators.push_back(empty_like(root, "AdamW denominator"));
+    denominators = std::move(group_denominators);
   }
 }
 
@@ -245,7 +249,7 @@ void AdamW::update() {
   for (const std::size_t i : active) make_state(i);
   if (rule_ != OptimizerRule::adamw) return step_in_place(active);
   if (kernel_ == OptimizerKernel::for_loop) step_for_loop(active);
-  if (kernel_ == OptimizerKernel::foreach) step_foreach(active);
+  if (kernel_ == OptimizerKernel::foreach || kernel_ == OptimizerKernel::foreach_of_two) step_foreach(active);
   if (kernel_ == OptimizerKernel::fused) step_fused(active);
 }
 

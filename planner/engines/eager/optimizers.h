@@ -12,7 +12,8 @@
 
 namespace zeroplan::eager {
 
-enum class OptimizerKernel : std::uint8_t { for_loop, foreach, fused };
+/// foreach_of_two: as foreach was until torch 2.1, with two temporaries as large as all parameters and not one.
+enum class OptimizerKernel : std::uint8_t { for_loop, foreach, foreach_of_two, fused };
 
 enum class OptimizerRule : std::uint8_t { adamw, sgd, momentum, lion, adafactor, adamw_8bit, paged_adamw_8bit };
 

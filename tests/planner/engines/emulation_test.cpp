@@ -138,3 +138,30 @@ TEST_CASE("torchtitan's stock Llama 2 7B had a Triton RMSNorm from April to July
   CHECK(kept_by_norms("llama-2-7b", "2024-05-01") < kept_by_norms("llama-2-7b", "2024-09-01"));
   CHECK(kept_by_norms("llama-2-70b", "2024-05-01") == kept_by_norms("llama-2-70b", "2024-03-01"));
 }
+
+TEST_CASE("foreach AdamW needed two temporaries as large as all parameters until torch 2.1, and one since", "[unit]") {
+  Question question = plain_question("fp32");
+  set_key(question, "optimizer_kernel", "foreach", "");
+  const auto step_bytes = [&](const char* torch) {
+    question.plan.torch = torch;
+    const eager::PhasePeaks peaks = peaks_of(question);
+    return peaks.peak_bytes("steady.step") - peaks.between_steps_bytes;
+  };
+  const std::int64_t elems = parameter_elems(question.job.model);
+  CHECK(step_bytes("2.0.1") - step_bytes("2.1") == 4 * elems);
+  CHECK(step_bytes("2.1") == step_bytes(""));
+}
+
+TEST_CASE("a shape with layer norms and a gated MLP is emulated with all of its parameters", "[unit]") {
+  const std::vector<QuestionRow> rows = rows_from_json(nlohmann::json::parse(R"([{"id": "megatron", "question": {"model": {"hidden_size": 512, "num_layers": 2, "vocab_size": 1000, "intermediate_size": 1408,
+    "num_heads": 8, "num_kv_heads": 8, "head_dim": 64, "norm": "layernorm", "mlp": "swiglu", "qkv_bias": true, "attn_out_bias": true, "mlp_bias": true}, "gpu": "a100-80g", "gpus_per_node": 1, "nodes": 1,
+    "engine": "single", "stage": 0, "parameters_dtype": "bf16"}}])"), "rows.json");
+  const Question& question = rows.at(0).question;
+  CHECK(question.job.model.model_type == "llama");
+  eager::Recorder recorder(true);
+  emulate(question, recorder);
+  std::int64_t bytes = 0;
+  for (const eager::MemoryEvent& event : recorder.events())
+    if (event.kind == eager::MemoryEvent::Kind::birth && recorder.tags()[event.storage].category == Category::parameters) bytes += event.bytes;
+  CHECK(bytes == 2 * parameter_elems(question.job.model));
+}
