@@ -275,6 +275,7 @@ void Stage3Optimizer::add_grad_to_ipg_bucket(ZeroParam& param) {
 
 void Stage3Optimizer::reduce_and_partition_ipg_grads() {
   if (bucket_.params.empty()) return;
+  context_.runs_reduction();
   constexpr std::size_t kMostReductions = 2;  // max_param_reduce_events
   if (reductions_.size() > kMostReductions) {
     context_.synchronize(reductions_.front());

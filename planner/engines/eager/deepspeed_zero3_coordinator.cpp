@@ -74,6 +74,7 @@ void PartitionedParameterCoordinator::all_gather_params(const std::vector<ZeroPa
     available_elems_ += p->ds_numel;
   }
   if (partitioned.empty()) return;
+  context_.runs_fetch();
   const std::shared_ptr<AllGatherHandle> handle = init_.all_gather_coalesced(partitioned);
   for (ZeroParam* p : partitioned) p->inflight = handle;
 }

@@ -391,6 +391,8 @@ class Context {
   void copy_to_host(std::int64_t bytes) { recorder.work({.kind = Activity::Kind::copy_to_host, .stream = stream, .bytes = bytes}); }
   /// Python that runs around a module's forward or backward.
   void runs_hooks() { recorder.work({.kind = Activity::Kind::host_hooks, .stream = stream}); }
+  void runs_fetch() { recorder.work({.kind = Activity::Kind::host_fetch, .stream = stream}); }
+  void runs_reduction() { recorder.work({.kind = Activity::Kind::host_reduction, .stream = stream}); }
   /// AdamW on the CPU.
   void update_on_host(std::int64_t elems) { recorder.work({.kind = Activity::Kind::host_update, .stream = stream, .count = static_cast<double>(elems)}); }
   /// stream.record_event()

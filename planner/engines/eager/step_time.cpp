@@ -143,6 +143,10 @@ class Clocks {
   void run_beside(Neighbour neighbour);
   void run_collective(const Activity& activity);
   void run_copy(const Activity& activity, double& engine);
+  void run_python(double duration) {
+    note(host_, host_ + duration);
+    host_ += duration;
+  }
   void run_on_host(const Activity& activity);
   void wait(const Activity& activity);
   void synchronize(const Activity& activity);
@@ -278,10 +282,9 @@ void Clocks::run(std::size_t index, const Activity& activity, Issued issued) {
     case Activity::Kind::collective: return run_collective(activity);
     case Activity::Kind::copy_to_device: return run_copy(activity, to_device_);
     case Activity::Kind::copy_to_host: return run_copy(activity, to_host_);
-    case Activity::Kind::host_hooks:
-      note(host_, host_ + kModuleHooksS);
-      host_ += kModuleHooksS;
-      return;
+    case Activity::Kind::host_hooks: return run_python(kModuleHooksS);
+    case Activity::Kind::host_fetch: return run_python(kFetchS);
+    case Activity::Kind::host_reduction: return run_python(kReductionS);
     case Activity::Kind::host_kernel:
     case Activity::Kind::host_update: return run_on_host(activity);
     case Activity::Kind::record:

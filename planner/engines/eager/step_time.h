@@ -26,9 +26,11 @@ namespace zeroplan::eager {
 /// transformers 5.24 on torch 2.11 with tensors so small that nothing else counts takes 10.4 µs a kernel in forward and 7.4 in backward.
 inline constexpr double kIssueS = 10.4e-6;
 inline constexpr double kBackwardIssueS = 7.4e-6;
-/// Python of DeepSpeed ZeRO-3's hooks around one module, forward or backward: fetch, release, two autograd functions. The same model under DeepSpeed 0.19.8 takes 106 µs
-/// a module more in forward and 82 in backward.
-inline constexpr double kModuleHooksS = 94e-6;
+/// Python of DeepSpeed ZeRO-3, beside the kernels that it issues, measured in the same way (docs/measurements/2026-11-25-zero3-host.md): its hooks around one module, forward or backward
+/// (133 and 108 µs); one gather of a module's parameters; reducing and partitioning one bucket.
+inline constexpr double kModuleHooksS = 120e-6;
+inline constexpr double kFetchS = 50e-6;
+inline constexpr double kReductionS = 400e-6;
 /// Parameters a second that DeepSpeedCPUAdam updates on all cores of a node: 11.6e9 in 8.2 s (deepspeedai/DeepSpeed#735); 72.7e9 on four nodes in about
 /// 10 s, so 1.9e9 (deepspeedai/DeepSpeed#6834). The ranks of a node share it.
 inline constexpr double kHostUpdateElemsPerS = 1.41e9;

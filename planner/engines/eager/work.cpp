@@ -36,6 +36,8 @@ void WorkTotals::add(const Activity& activity) {
     case Activity::Kind::host_kernel: host_moved_bytes += activity.bytes; break;
     case Activity::Kind::host_update: host_updated_elems += static_cast<std::int64_t>(activity.count); break;
     case Activity::Kind::host_hooks:
+    case Activity::Kind::host_fetch:
+    case Activity::Kind::host_reduction:
     case Activity::Kind::record:
     case Activity::Kind::wait:
     case Activity::Kind::synchronize: break;

@@ -36,7 +36,9 @@ struct Activity {
     collective,   ///< with an `event` asynchronous: its stream goes on at once, the event is its end
     copy_to_device,
     copy_to_host,
-    host_hooks,   ///< Python of DeepSpeed's hooks around a module
+    host_hooks,   ///< Python of ZeRO-3's hooks around a module
+    host_fetch,   ///< that of one of its gathers
+    host_reduction,  ///< that of reducing one of its buckets
     host_kernel,  ///< of ATen on the CPU: the host goes on when it is done
     host_update,  ///< DeepSpeedCPUAdam: likewise; `count` elements
     record,       ///< `event` is the stream's end as it is now
