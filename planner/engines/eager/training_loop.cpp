@@ -15,8 +15,8 @@ constexpr std::size_t kMostUnequal = 64;
 
 namespace {
 
-/// What a caching allocator keeps does not grow with more of them (docs/validation.md).
-constexpr std::int64_t kShorterMicroBatches = 12;
+/// Until one as long as all may be comes. Every one that is longer than all before it makes a caching allocator keep more, and of many fewer are (docs/validation.md).
+constexpr std::int64_t kShorterMicroBatches = 8;
 
 std::int64_t shorter_in_a_step(const TrainingSize& size) { return std::min(size.accumulate, kShorterMicroBatches); }
 std::int64_t shorter_steps(const TrainingSize& size) { return (kShorterMicroBatches + shorter_in_a_step(size) - 1) / shorter_in_a_step(size); }
