@@ -297,6 +297,14 @@ eager::ShardingStrategy strategy_of(const Question& question) {
   return hybrid ? Strategy::hybrid_shard : Strategy::full_shard;
 }
 
+/// Accelerate's fsdp_use_orig_params was false until October 2023. Adapters that are wrapped alone do without.
+bool uses_orig_params(const Question& question, bool wraps_adapters) {
+  constexpr TorchChange kAccelerateUsesOrigParams{2, 20231001};
+  const std::string& tool = question.plan.tool;
+  if ((tool == "hf-trainer" || tool == "accelerate") && is_before(question.plan.torch, kAccelerateUsesOrigParams)) return false;
+  return !question.job.lora || !wraps_adapters;
+}
+
 eager::Fsdp1Job fsdp1_job(const Asked& asked) {
   const Question& q = asked.question;
   eager::Fsdp1Job job;
@@ -315,7 +323,9 @@ eager::Fsdp1Job fsdp1_job(const Asked& asked) {
   job.fp32_masters = q.has_master();
   job.lora = lora_of(q);
   job.wraps_adapters = q.plan.tool != "litgpt";
-  job.use_orig_params = !q.job.lora || !job.wraps_adapters;
+  job.use_orig_params = uses_orig_params(q, job.wraps_adapters);
+  // torch.optim takes foreach of itself only for tensors and Parameters, and a FlatParameter is neither (torch/optim/optimizer.py, _default_to_fused_or_foreach).
+  if (!job.use_orig_params && !job.fp32_masters && q.plan.optimizer_kernel == OptimizerKernel::foreach) job.kernel = eager::OptimizerKernel::for_loop;
   job.made_on_meta = !asked.oracle;
   return job;
 }

@@ -165,3 +165,19 @@ TEST_CASE("a shape with layer norms and a gated MLP is emulated with all of its 
     if (event.kind == eager::MemoryEvent::Kind::birth && recorder.tags()[event.storage].category == Category::parameters) bytes += event.bytes;
   CHECK(bytes == 2 * parameter_elems(question.job.model));
 }
+
+TEST_CASE("FSDP1's flat parameters are updated one by one where foreach is nobody's choice; parameters of their own together", "[unit]") {
+  Question question = default_question(catalogue_model("smollm2-135m"), cluster_from_name("8xa100-80g"));
+  question.job.seq = 128;
+  question.plan.stage = 3;
+  choose_engine(question, Engine::fsdp1);
+  set_key(question, "optimizer_kernel", "foreach", "");
+  question.plan.tool = "hf-trainer";
+  const auto step_bytes = [&](const char* torch) {
+    question.plan.torch = torch;
+    return peaks_of(question).peak_bytes("steady.step");
+  };
+  const std::int64_t together = step_bytes("2.4"), one_by_one = step_bytes("2023-09 nightly");
+  INFO(one_by_one << " and " << together);
+  CHECK(one_by_one < together);
+}
