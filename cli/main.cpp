@@ -79,7 +79,7 @@ int run_program(int argc, char** argv) {
   CLI::App* timeline_command = app.add_subcommand("timeline", "memory of one step over time");
   timeline_options.question.add_to(*timeline_command);
   timeline_command->add_option("-o,--out", timeline_options.out, "FILE.svg, .html, .csv, .json (Chrome trace), .jsonl or .pickle (memory_viz); without: a picture here");
-  timeline_command->add_option("--span", timeline_options.span, "steady (one step as all later ones), first, init (load and init) or all (load, init and three steps)");
+  timeline_command->add_option("--span", timeline_options.span, "steady (one step as all later ones), first, init (load and init) or all (load, init and every step that is emulated)");
   timeline_command->add_option("--width", timeline_options.width, "columns of the picture")->check(CLI::Range(20, 1000));
   timeline_command->callback([&] { command = [&] { return timeline(timeline_options); }; });
 

@@ -96,7 +96,7 @@ struct Timeline {
   std::array<std::int64_t, kCategoryCount> by_category(std::size_t instant) const;
 };
 
-/// Which part of the run. steady: one optimizer step as all later ones; first: the first one; init: load and init; whole: load, init and three steps (our own engine: init and a step).
+/// Which part of the run. steady: one optimizer step as all later ones; first: the first one; init: load and init; whole: load, init and all steps, three where samples are packed (our own engine: init and a step).
 enum class Span : std::uint8_t { steady, first, init, whole };
 
 /// tensors: what is requested. device: also what of the device that takes, and when: the allocator is replayed, or our own Program laid out and walked. addresses: also the

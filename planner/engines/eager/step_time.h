@@ -10,7 +10,7 @@
 // Cost: linear in the activities; those of a repeated micro batch count as often as it runs.
 //
 // Leaves out: data loading, logging, stragglers, retries of the allocator, what a collective costs in memory bandwidth, the exchange of a sequence's pieces, and Python of
-// engines but for ZeRO-3's hooks around modules.
+// engines but for ZeRO-3's.
 #pragma once
 
 #include <array>

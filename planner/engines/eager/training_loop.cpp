@@ -10,12 +10,9 @@
 namespace zeroplan::eager {
 
 namespace {
+
 constexpr std::size_t kMostUnequal = 64;
-}
-
-namespace {
-
-/// Until one as long as all may be comes. Every one that is longer than all before it makes a caching allocator keep more, and of many fewer are (docs/validation.md).
+/// Before the longest comes. Each that is longer than all before it makes a caching allocator keep more; docs/validation.md says what other numbers would give.
 constexpr std::int64_t kShorterMicroBatches = 8;
 
 std::int64_t shorter_in_a_step(const TrainingSize& size) { return std::min(size.accumulate, kShorterMicroBatches); }
