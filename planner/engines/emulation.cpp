@@ -223,10 +223,19 @@ bool has_fused_rms_norm(const Question& question) {
   return has_triton_norm || !is_before(torch, kFusedRmsNorm);
 }
 
-eager::LoraConfig lora_of(const Question& question) {
+/// Tools that adapters of drop some of their input by default: ms-swift and litgpt 0.05 (lora_dropout of their arguments), llama-recipes 0.05 (configs/peft.py), xtuner (its configs) and
+/// fsdp_qlora (train.py) 0.1. peft's own default is none.
+bool drops_in_adapters(const Plan& plan) {
+  constexpr std::array<std::string_view, 5> kDropping{"ms-swift", "litgpt", "llama-recipes", "xtuner", "fsdp_qlora"};
+  return std::find(kDropping.begin(), kDropping.end(), plan.tool) != kDropping.end();
+}
+
+eager::LoraConfig lora_of(const Asked& asked) {
+  const Question& question = asked.question;
   if (!question.job.lora || model_of({.question = question}).family != eager::HfConfig::Family::llama) return {};
   const ScalarType type = scalar_type(question.parameters_dtype());
-  return {.rank = question.job.lora->rank, .targets = question.job.lora->targets, .type = type == base_type(question) ? std::nullopt : std::optional(type)};
+  return {.rank = question.job.lora->rank, .targets = question.job.lora->targets, .type = type == base_type(question) ? std::nullopt : std::optional(type),
+          .dropout = !asked.oracle && drops_in_adapters(question.plan)};
 }
 
 eager::OptimizerRule rule_of(const Question& question) {
@@ -263,7 +272,7 @@ eager::SingleJob single_job(const Asked& asked) {
           .kernel = kernel_of(q),
           .rule = rule_of(q),
           .fp32_masters = q.has_master(),
-          .lora = lora_of(q),
+          .lora = lora_of(asked),
           .optimizer_in_backward = q.plan.preset.find("optimizer-in-backward") != std::string::npos};
 }
 
@@ -285,7 +294,7 @@ eager::DdpJob ddp_job(const Asked& asked) {
   job.kernel = kernel_of(q);
   job.rule = rule_of(q);
   job.fp32_masters = q.has_master();
-  job.lora = lora_of(q);
+  job.lora = lora_of(asked);
   return job;
 }
 
@@ -321,7 +330,7 @@ eager::Fsdp1Job fsdp1_job(const Asked& asked) {
   job.kernel = kernel_of(q);
   job.rule = rule_of(q);
   job.fp32_masters = q.has_master();
-  job.lora = lora_of(q);
+  job.lora = lora_of(asked);
   job.wraps_adapters = q.plan.tool != "litgpt";
   job.use_orig_params = uses_orig_params(q, job.wraps_adapters);
   // torch.optim takes foreach of itself only for tensors and Parameters, and a FlatParameter is neither (torch/optim/optimizer.py, _default_to_fused_or_foreach).
@@ -351,7 +360,7 @@ eager::Fsdp2Job fsdp2_job(const Asked& asked) {
           .kernel = kernel_of(q),
           .rule = rule_of(q),
           .fp32_masters = q.has_master(),
-          .lora = titan ? eager::LoraConfig{} : lora_of(q),
+          .lora = titan ? eager::LoraConfig{} : lora_of(asked),
           .cpu_offload = q.plan.offload_parameters == Offload::cpu,
           .root_has_ends = is_before(q.plan.torch, kTorchtitanShardsEnds),
           .made_on_meta = !asked.oracle};
@@ -379,7 +388,7 @@ eager::Zero12Job zero12_job(const Asked& asked) {
   const Question& q = asked.question;
   const bool whole = q.plan.stage == 0;
   return {.model = model_of(asked),
-          .lora = lora_of(q),
+          .lora = lora_of(asked),
           .stage = whole ? 1 : static_cast<int>(q.plan.stage),
           .world_ranks = whole ? 1 : q.cluster.world_size(),
           .size = size_of(asked),
@@ -415,7 +424,7 @@ eager::Zero3Job zero3_job(const Asked& asked) {
                       .size = size_of(asked),
                       .checkpoint = checkpoint_of(question),
                       .kernel = kernel_of(question),
-                      .lora = lora_of(question),
+                      .lora = lora_of(asked),
                       .zero_init = question.plan.zero_init || (!asked.oracle && loads_in_shards(question.plan)),
                       .fetching = fetching_of(o),
                       .reduce_bucket_elems = o.reduce_bucket_size,

@@ -17,7 +17,7 @@ Where head_unit() { return {.unit = UnitKind::head}; }
 
 void wrap(std::unique_ptr<Module>& projection, const char* name, std::int64_t in, std::int64_t out, const HfConfig& config, const LoraConfig& lora, Module& owner) {
   if (std::find(lora.targets.begin(), lora.targets.end(), name) == lora.targets.end()) return;
-  projection = std::make_unique<LoraLinear>(std::move(projection), in, out, lora.rank, lora.type.value_or(config.type));
+  projection = std::make_unique<LoraLinear>(std::move(projection), in, out, lora.rank, lora.type.value_or(config.type), lora.dropout);
   for (auto& [child_name, child] : owner.children)
     if (child_name == name) child = projection.get();
 }

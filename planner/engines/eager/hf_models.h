@@ -92,6 +92,7 @@ struct LoraConfig {
   std::int64_t rank = 0;
   std::vector<std::string> targets;  ///< "q_proj", ...
   std::optional<ScalarType> type = std::nullopt;  ///< of the adapters, where it is not the base's (peft's autocast_adapter_dtype: fp32)
+  bool dropout = false;  ///< each adapter drops some of its input: it has one of its own then, and a mask
 };
 
 inline ScalarType trained_type(const HfConfig& config, const LoraConfig& lora) { return lora.rank > 0 ? lora.type.value_or(config.type) : config.type; }

@@ -62,16 +62,16 @@ Tensors Linear::forward(Arguments& arguments) {
   return {linear(arguments.positional[0], own_parameters[0].second, own_parameters.size() > 1 ? own_parameters[1].second : Tensor())};
 }
 
-LoraLinear::LoraLinear(std::unique_ptr<Module> base, std::int64_t in, std::int64_t out, std::int64_t rank, ScalarType type)
-    : Module(*base->context, "lora.Linear"), base_(std::move(base)), a_(*context, in, rank, false, type), b_(*context, rank, out, false, type) {
+LoraLinear::LoraLinear(std::unique_ptr<Module> base, std::int64_t in, std::int64_t out, std::int64_t rank, ScalarType type, bool drops)
+    : Module(*base->context, "lora.Linear"), base_(std::move(base)), a_(*context, in, rank, false, type), b_(*context, rank, out, false, type), drops_(drops) {
   where = base_->where;
   a_.where = b_.where = where;
   children = {{"base_layer", base_.get()}, {"lora_A.default", &a_}, {"lora_B.default", &b_}};
 }
 
-/// B(A(x)) × scaling
+/// B(A(dropout(x))) × scaling
 Tensor LoraLinear::adapted(const Tensor& x) {
-  Tensor low = a_.call(x);
+  Tensor low = a_.call(drops_ ? dropout(x) : x);
   Tensor high = b_.call(low);
   low.reset();
   return mul_scalar(high);

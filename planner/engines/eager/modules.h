@@ -78,7 +78,7 @@ class Linear : public Module {
 /// Around a Linear4bit (peft/tuners/lora/bnb.py): base(x) is cloned, and under autocast x is handed on as it is.
 class LoraLinear : public Module {
  public:
-  LoraLinear(std::unique_ptr<Module> base, std::int64_t in, std::int64_t out, std::int64_t rank, ScalarType type);
+  LoraLinear(std::unique_ptr<Module> base, std::int64_t in, std::int64_t out, std::int64_t rank, ScalarType type, bool drops = false);
 
  protected:
   Tensors forward(Arguments& arguments) override;
@@ -89,6 +89,7 @@ class LoraLinear : public Module {
 
   std::unique_ptr<Module> base_;
   Linear a_, b_;
+  bool drops_;
 };
 
 class Embedding : public Module {

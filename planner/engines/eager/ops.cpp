@@ -359,6 +359,21 @@ Tensor silu(const Tensor& x) {
   if (x.context().composite_silu_backward && out.grad_fn() != nullptr) out.grad_fn()->apply = composite_silu_formula;
   return out;
 }
+Tensor dropout(const Tensor& x) {
+  Recording recording(x.context(), "NativeDropoutBackward", {&x});
+  x.context().begin_op("native_dropout");
+  Tensor out = elementwise("native_dropout", x.type(), {&x});
+  const Tensor mask = elementwise("dropout mask", ScalarType::boolean, {&x});
+  if (recording) {
+    recording->save(mask, true);
+    recording->apply = [](BackwardCall& call) {
+      const Tensor kept = call.saved(0);
+      call.results[0] = elementwise("native_dropout_backward", call.gradient().type(), {&call.gradient(), &kept});
+    };
+  }
+  recording.set_output(out);
+  return out;
+}
 Tensor gelu(const Tensor& x) { return fused_unary(x, "GeluBackward", "gelu", "gelu_backward", false); }
 Tensor tanh(const Tensor& x) { return fused_unary(x, "TanhBackward", "tanh", "tanh_backward", true); }
 

@@ -59,6 +59,8 @@ Tensor neg(const Tensor& x);
 /// One kernel forward and one backward, of the gradient and what is saved: the input or the result.
 Tensor fused_unary(const Tensor& x, const char* name, const char* site, const char* backward_site, bool saves_result);
 Tensor silu(const Tensor& x);
+/// torch.nn.Dropout while training: a mask of one byte an element is kept.
+Tensor dropout(const Tensor& x);
 Tensor tanh(const Tensor& x);
 Tensor gelu(const Tensor& x);
 Tensor cos(const Tensor& x);

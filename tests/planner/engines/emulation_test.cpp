@@ -181,3 +181,17 @@ TEST_CASE("FSDP1's flat parameters are updated one by one where foreach is nobod
   INFO(one_by_one << " and " << together);
   CHECK(one_by_one < together);
 }
+
+TEST_CASE("adapters of tools that drop some of their input keep it and a mask for each", "[unit]") {
+  Question question = plain_question("bf16");
+  set_key(question, "train", nlohmann::json{{"lora_rank", 8}, {"lora_targets", {"q_proj", "v_proj"}}, {"base_dtype", "bf16"}}, "");
+  set_key(question, "checkpoint", "none", "");
+  const auto forward_bytes = [&](const char* tool) {
+    question.plan.tool = tool;
+    return peaks_of(question).peak_bytes("steady.forward");
+  };
+  const Model& m = question.job.model;
+  const std::int64_t input_elems = question.job.seq * m.hidden_size;
+  // Two adapters a block, each with 3 bytes an element; the input that they shared without is not kept then.
+  CHECK(forward_bytes("litgpt") - forward_bytes("peft") == m.num_layers * (2 * (1 + 2) - 2) * input_elems);
+}
