@@ -1,5 +1,6 @@
 #include <catch2/catch.hpp>
 
+#include <fstream>
 #include <regex>
 
 #include <nlohmann/json.hpp>
@@ -31,6 +32,26 @@ TEST_CASE("fit answers the origin question on one screen, with verdict, breakdow
   CHECK(no.code == 1);
   CHECK(has(no.out, "DOES NOT FIT"));
   CHECK(has(no.out, "make it fit"));
+}
+
+TEST_CASE("what the READMEs show of the first answer is what it says", "[e2e]") {
+  const std::vector<std::string> said = lines_of(shell(kOrigin).out);
+  for (const char* name : {"README.md", "README.zh.md"}) {
+    std::ifstream readme(std::string(ZEROPLAN_README).substr(0, std::string(ZEROPLAN_README).rfind('/') + 1) + name);
+    REQUIRE(readme);
+    int shown = 0;
+    bool inside = false;
+    for (std::string line; std::getline(readme, line);) {
+      if (inside && line == "```") break;
+      if (inside && line != "  …") {
+        INFO(name << ": " << line);
+        CHECK(std::find(said.begin(), said.end(), line) != said.end());
+        ++shown;
+      }
+      if (line == std::string("$ ") + kOrigin) inside = true;
+    }
+    CHECK(shown > 10);
+  }
 }
 
 TEST_CASE("the 20B question is answered for the runtimes people have: ZeRO-2 as XTuner sets it dies in the optimizer step, ZeRO-3 fits", "[e2e]") {
