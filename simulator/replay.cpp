@@ -164,16 +164,20 @@ class Replayer {
     for (unsigned streams = std::exchange(held, {}).used_on; streams != 0; streams &= streams - 1) {
       const auto stream = static_cast<StreamId>(std::countr_zero(streams));
       const std::int64_t number = allocator_.events_recorded(stream);
-      const auto waits = std::lower_bound(waiting_.begin(), waiting_.end(), std::pair(event_, stream), [](const Waiting& w, const auto& at) { return std::pair(w.freed, w.stream) < at; });
-      if (waits != waiting_.end() && waits->freed == event_ && waits->stream == stream) waits->number = number;
+      if (Waiting* waits = waiting_at(event_, stream)) waits->number = number;
       else allocator_.complete_events(stream, number);
     }
   }
 
   void come_back(const eager::WaitingFree& free) {
     const auto stream = static_cast<StreamId>(free.stream);
-    const auto waits = std::lower_bound(waiting_.begin(), waiting_.end(), std::pair(free.freed, stream), [](const Waiting& w, const auto& at) { return std::pair(w.freed, w.stream) < at; });
-    allocator_.complete_events(stream, waits->number);
+    allocator_.complete_events(stream, waiting_at(free.freed, stream)->number);
+  }
+
+  Waiting* waiting_at(std::size_t freed, StreamId stream) {
+    const std::pair at(freed, stream);
+    const auto found = std::lower_bound(waiting_.begin(), waiting_.end(), at, [](const Waiting& w, const auto& key) { return std::pair(w.freed, w.stream) < key; });
+    return found != waiting_.end() && std::pair(found->freed, found->stream) == at ? &*found : nullptr;
   }
 
   void begin_phase(const std::string& name) {

@@ -41,11 +41,19 @@ void read_position(const JsonFields& fields, Model& model) {
   model.position_offset_rows = fields.integer_or("position_offset_rows", model.position_offset_rows, {0, 1 << 20});
 }
 
+void read_norm_and_mlp(const JsonFields& fields, Model& model) {
+  read_choice(fields, "norm", 3, model.norm);
+  read_choice(fields, "mlp", 4, model.mlp);
+}
+
 /// Without a family: Llama, or an mpt-like GPT where there are layer norms and no gated MLP.
 const Family& read_zoo_family(const JsonFields& fields) {
-  const auto is = [&](const char* key, const char* value) { return fields.has(key) && fields.at(key) == value; };
-  const bool gated = is("mlp", "swiglu") || is("mlp", "geglu_tanh");
-  if (!fields.has("family")) return *find_family(is("norm", "layernorm") && !gated ? "mpt" : "llama");
+  if (!fields.has("family")) {
+    Model traits;
+    traits.mlp = MlpKind::gelu;
+    read_norm_and_mlp(fields, traits);
+    return *find_family(traits.norm == NormKind::layernorm && !traits.has_gate() ? "mpt" : "llama");
+  }
   const std::string name = fields.text("family");
   const Family* family = find_zoo_family(name);
   if (family == nullptr) fields.fail("family", fmt::format("{} is not modelled", name), supported_families());
@@ -85,8 +93,7 @@ void read_zoo_experts(const JsonFields& fields, const nlohmann::json& raw, Model
 }
 
 void read_zoo_traits(const JsonFields& fields, Model& model) {
-  read_choice(fields, "norm", 3, model.norm);
-  read_choice(fields, "mlp", 4, model.mlp);
+  read_norm_and_mlp(fields, model);
   read_position(fields, model);
   if (fields.has("qkv_layout")) model.qkv_layout = fields.text("qkv_layout") == "grouped" ? QkvLayout::grouped : QkvLayout::contiguous;
   model.tie_embeddings = fields.boolean_or("tie_embeddings", model.tie_embeddings);

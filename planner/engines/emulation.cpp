@@ -306,9 +306,9 @@ eager::ShardingStrategy strategy_of(const Question& question) {
   return hybrid ? Strategy::hybrid_shard : Strategy::full_shard;
 }
 
-/// Accelerate's fsdp_use_orig_params was false until October 2023. Adapters that are wrapped alone do without.
+/// Accelerate's fsdp_use_orig_params was false until late November 2023 (huggingface/accelerate#2177). Adapters that are wrapped alone do without.
 bool uses_orig_params(const Question& question, bool wraps_adapters) {
-  constexpr TorchChange kAccelerateUsesOrigParams{2, 20231001};
+  constexpr TorchChange kAccelerateUsesOrigParams{2, 20231124};
   const std::string& tool = question.plan.tool;
   if ((tool == "hf-trainer" || tool == "accelerate") && is_before(question.plan.torch, kAccelerateUsesOrigParams)) return false;
   return !question.job.lora || !wraps_adapters;

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <deque>
 #include <memory>
 #include <unordered_map>
 #include <utility>
@@ -129,7 +128,7 @@ class Stage3Optimizer {
     std::vector<ZeroParam*> params;
     std::int64_t elems = 0;
   } bucket_;
-  std::deque<EventId> reductions_;
+  EventsInFlight reductions_{3};  ///< max_param_reduce_events, and the one being issued
 
   std::unordered_map<const ZeroParam*, Tensor> norm_for_param_grads_;  ///< offload only
   std::int64_t micro_step_id_ = 0;
@@ -276,11 +275,7 @@ void Stage3Optimizer::add_grad_to_ipg_bucket(ZeroParam& param) {
 void Stage3Optimizer::reduce_and_partition_ipg_grads() {
   if (bucket_.params.empty()) return;
   context_.runs_reduction();
-  constexpr std::size_t kMostReductions = 2;  // max_param_reduce_events
-  if (reductions_.size() > kMostReductions) {
-    context_.synchronize(reductions_.front());
-    reductions_.pop_front();
-  }
+  reductions_.make_room(context_);
   Scoped stream(context_.stream, Stream::reduce);
   Scoped category(context_.category, Category::communication_buffers);
   const bool contiguous = job_.contiguous_gradients && bucket_.elems <= job_.reduce_bucket_elems && !job_.reduce_scatter;
@@ -289,7 +284,7 @@ void Stage3Optimizer::reduce_and_partition_ipg_grads() {
   partition_grads(grad_partitions);
   bucket_.params.clear();
   bucket_.elems = 0;
-  reductions_.push_back(context_.record_event());
+  reductions_.record(context_);
 }
 
 Tensors Stage3Optimizer::avg_scatter_contiguous_grads() {
@@ -405,7 +400,7 @@ void Stage3Optimizer::backward_epilogue() {
     Scoped stream(context_.stream, Stream::reduce);
     context_.synchronize();
   }
-  reductions_.clear();  // all are over by now
+  reductions_.forget();  // all are over by now
   coordinator_.forget_fetches();
   epilogue_ran_ = true;
   coordinator_.release_backward_leftovers();

@@ -91,19 +91,11 @@ void PartitionedParameterCoordinator::make_available(SubModule& module, bool for
     if (!p->inflight) continue;
     const std::shared_ptr<AllGatherHandle> handle = std::move(p->inflight);
     p->inflight.reset();
-    wait_for_fetches();
+    ongoing_fetches_.make_room(context_);
     init_.wait(*handle);
     Scoped stream(context_.stream, Stream::gather);
-    ongoing_fetches_.push_back(context_.record_event());
+    ongoing_fetches_.record(context_);
   }
-}
-
-/// max_ongoing_fetch_events
-void PartitionedParameterCoordinator::wait_for_fetches() {
-  constexpr std::size_t kMostOngoingFetches = 2;
-  if (ongoing_fetches_.size() <= kMostOngoingFetches) return;
-  context_.synchronize(ongoing_fetches_.front());
-  ongoing_fetches_.pop_front();
 }
 
 void PartitionedParameterCoordinator::discard_from_queue(const SubModule& module) {

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <vector>
 
 #include "planner/engines/eager/deepspeed_zero3_params.h"
@@ -33,7 +32,7 @@ class PartitionedParameterCoordinator {
   void release_and_reset_all();
   void release_backward_leftovers();
   /// They are known to be over.
-  void forget_fetches() { ongoing_fetches_.clear(); }
+  void forget_fetches() { ongoing_fetches_.forget(); }
 
  private:
   enum class TraceMode : std::uint8_t { invalid, record, complete };
@@ -47,7 +46,6 @@ class PartitionedParameterCoordinator {
   void construct_parameter_trace();
   void all_gather_params(const std::vector<ZeroParam*>& params);
   void make_available(SubModule& module, bool forward);
-  void wait_for_fetches();
   void discard_from_queue(const SubModule& module);
   void prefetch();
   const std::vector<ZeroParam*>& params_to_release(const SubModule& module);
@@ -64,7 +62,7 @@ class PartitionedParameterCoordinator {
   std::vector<ParamInTrace> param_order_;
   std::size_t queue_front_ = 0;  ///< of param_order_
   std::vector<SubModule*> active_backward_;
-  std::deque<EventId> ongoing_fetches_;
+  EventsInFlight ongoing_fetches_{3};  ///< max_ongoing_fetch_events, and the one being issued
   /// __params_to_release is an lru_cache that is never cleared: the first answer for a module at a step stays.
   struct Release {
     const SubModule* module = nullptr;

@@ -46,6 +46,7 @@
 #include <array>
 #include <cassert>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <initializer_list>
 #include <memory>
@@ -445,6 +446,24 @@ inline void Context::wait_stream(Stream other) {
   Scoped back(stream, there.old());
   wait_event(event);
 }
+
+/// Events of work that may still run: the host waits for the oldest when `most` are in flight and another is to come.
+class EventsInFlight {
+ public:
+  explicit EventsInFlight(std::size_t most) : most_(most) {}
+  void make_room(Context& context) {
+    if (events_.size() < most_) return;
+    context.synchronize(events_.front());
+    events_.pop_front();
+  }
+  void record(Context& context) { events_.push_back(context.record_event()); }
+  /// They are known to be over.
+  void forget() { events_.clear(); }
+
+ private:
+  std::size_t most_;
+  std::deque<EventId> events_;
+};
 
 /// `with torch.autocast(...)`. Leaving the outermost one drops the cache.
 class AutocastScope {

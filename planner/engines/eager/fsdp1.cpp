@@ -3,7 +3,6 @@
 #include "planner/engines/eager/fsdp1.h"
 
 #include <algorithm>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -42,7 +41,7 @@ struct FsdpRootState {
   std::vector<std::unique_ptr<FsdpModule>> all;  ///< as modules() meets them, the root first
   std::vector<FsdpModule*> pre_forward_order;    ///< of the first iteration
   std::vector<FsdpModule*> post_forward_order;
-  std::deque<EventId> free_events;  ///< of what was resharded
+  EventsInFlight free_events{2};  ///< of what was resharded; limit_all_gathers: at most two gathered units that are not known to be free again
   bool is_first_iter = true;
   bool lazily_initialised = false;
   bool sync_gradients = true;
@@ -70,7 +69,6 @@ class FsdpModule {
   void post_backward_final_callback();
   void finalize();
   void unshard();
-  void wait_for_free_event();
   void reshard(bool free_unsharded_flat_param);
   bool should_free_in_backward() const;
   FsdpModule* handle_to_prefetch() const;
@@ -204,24 +202,16 @@ void FsdpModule::unshard() {
     Scoped pre_unshard_stream(context_.stream, Stream::h2d);
     handle_.pre_unshard();
   }
-  wait_for_free_event();
+  root_state_.free_events.make_room(context_);
   Scoped unshard_stream(context_.stream, Stream::gather);
   context_.wait_stream(Stream::h2d);
   handle_.unshard();
   handle_.post_unshard();
 }
 
-/// limit_all_gathers: at most two gathered units that are not known to be free again.
-void FsdpModule::wait_for_free_event() {
-  constexpr std::size_t kMostInflightAllGathers = 2;
-  if (root_state_.free_events.size() < kMostInflightAllGathers) return;
-  context_.synchronize(root_state_.free_events.front());
-  root_state_.free_events.pop_front();
-}
-
 void FsdpModule::reshard(bool free_unsharded_flat_param) {
   handle_.reshard(free_unsharded_flat_param);
-  if (free_unsharded_flat_param) root_state_.free_events.push_back(context_.record_event());
+  if (free_unsharded_flat_param) root_state_.free_events.record(context_);
   handle_.post_reshard();
   prefetched_ = false;
 }

@@ -391,6 +391,9 @@ TEST_CASE("an object of the zoo is read strictly and survives being written", "[
   CHECK(parameter_elems(model) == 100 * 64 + 128 * 64 + 2 * (4 * 64 * 64 + 4 * 64 + 8 * 64 * 64 + 5 * 64 + 4 * 64) + 2 * 64);
   CHECK(model_from_zoo_object(zoo_object_from_model(model), "z.json") == model);
   CHECK(model_from_config(config_from_model(model), "c.json") == model);
+  json gated = gpt;  // an MLP with a gate is a Llama's, whatever its norm
+  gated["mlp"] = "geglu-tanh";
+  CHECK(model_from_zoo_object(gated, "z.json").model_type == "llama");
   const auto problem = [&](const char* key, json value) {
     json changed = gpt;
     changed[key] = std::move(value);
